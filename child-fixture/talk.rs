@@ -16,7 +16,7 @@ use std::{
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Answers `add`, `echo`, `read`, `fail`, `wait` until `release`, `ask back`, and `until cancelled`, on `--threads N`.
+/// Answers `add`, `echo`, `read`, `fail`, `wait` until `release`, `ask back`, `chatter`, and `until cancelled`, on `--threads N`.
 pub(crate) fn serve(options: &Options) -> Outcome {
     let parent = Parent::from_args()?;
     if options.has("inspect") {
@@ -53,6 +53,14 @@ pub(crate) fn serve(options: &Options) -> Outcome {
                     kernel::wait_for_nothing(Duration::from_millis(10));
                 }
                 Ok(Value::Null)
+            }
+            // Sends this many notifications before it answers.
+            "chatter" => {
+                let [count]: [u32; 1] = request.params()?;
+                for n in 0..count {
+                    parent.notify("progress", &[n])?;
+                }
+                Ok(count.into())
             }
             // Sends a notification and a request of its own before it answers.
             "ask back" => {

@@ -114,6 +114,10 @@
 //! * The event loop never blocks. A slow consumer delays only the workers whose [window](WorkerSpec::window) is used up: by default a
 //!   worker is paused while 1 MiB of its messages is in the channel or held by the consumer. Dropping a message returns its bytes. A
 //!   consumer that keeps its messages but has received all of them does not stall the worker.
+//! * An answer to a call arrives behind the requests and notifications that the worker sent before it. The event loop reads up to
+//!   [`control_window`](WorkerSpec::control_window) of them ahead of the consumer, by default 8 MiB. If that is full and no event was
+//!   received for 100 ms, calls of this worker fail with [`CallError::EventsUnreceived`]. A call of the thread that receives the events
+//!   fails with it at its timeout if the worker calls back meanwhile.
 //!
 //! # What dropping does
 //!

@@ -51,4 +51,5 @@ mod terminal;
 mod trace;
 mod tree;
 mod tunnel;
+mod unreceived;
 mod wire;

@@ -108,6 +108,7 @@ impl RpcConnection {
             // The loop reads its answer.
             state.burst.reset();
             state.watch();
+            state.check_if_held_up();
         }
         PendingCall { connection: Arc::clone(self), id, completion, span: CallSpan::default(), owner: own_pid() }
     }
@@ -146,7 +147,7 @@ impl PendingCall {
     pub(crate) fn answer_until(&self, deadline: Deadline) -> Answer {
         // A timeout beyond the range of the clock never expires.
         let left = deadline.remaining().unwrap_or(Duration::MAX);
-        self.completion.wait(left).unwrap_or(Err(CallError::TimedOut))
+        self.completion.wait(left).unwrap_or_else(|| Err(self.connection.timeout_error()))
     }
 
     /// Returns a handle that cancels the call from another thread.

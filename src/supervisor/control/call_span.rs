@@ -69,6 +69,7 @@ fn outcome(error: Option<&CallError>) -> &'static str {
         Some(CallError::Cancelled) => "cancelled",
         Some(CallError::NotConnected) => "no control",
         Some(CallError::QueueFull { .. }) => "full",
+        Some(CallError::EventsUnreceived { .. }) => "held up",
         Some(CallError::Encode(_)) => "not written",
         Some(CallError::InvalidResult(_)) => "not understood",
         Some(CallError::Io(_)) => "failed",

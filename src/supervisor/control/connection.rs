@@ -12,6 +12,7 @@ use crate::{
         control::{
             reader::FrameReader,
             rpc_socket::{RpcSocket, SocketRegistration},
+            unreceived::HeldUpCalls,
         },
         reactor::report::Report,
         sync::lock,
@@ -52,6 +53,8 @@ pub(crate) enum ConnectionEvent {
     Readable(WorkerId),
     /// Callers make one call after the other, and read the answers themselves.
     CallBurst(WorkerId),
+    /// A call has begun whose answer may have to wait until the program receives events.
+    CallHeldUp(WorkerId),
     /// The kernel was short of memory. The connection is not watched until the loop tries again.
     OutOfMemory(WorkerId),
     /// The kernel refused to watch the connection. The loop has to register it again.
@@ -82,6 +85,7 @@ pub(crate) struct ConnectionState {
     pub(crate) read_owner: ReadOwner,
     pub(crate) is_revoked: bool,
     pub(crate) burst: CallBurst,
+    pub(crate) held_up: HeldUpCalls,
     pub(crate) sending: SendState,
     pub(crate) wants_writes: bool,
     /// The kernel was short of memory: the socket is not watched until the loop retries, since it stays readable and writable meanwhile.
@@ -132,6 +136,7 @@ impl RpcConnection {
             read_owner: ReadOwner::Loop,
             is_revoked: false,
             burst: CallBurst::default(),
+            held_up: HeldUpCalls::default(),
             framing: protocol.framing,
             sending: SendState::Open,
             wants_writes: false,

@@ -77,7 +77,9 @@ impl RpcConnection {
         let socket = Arc::clone(socket);
         let has_pending =
             matches!(&state.read_owner, ReadOwner::Idle(frame_reader) if !frame_reader.pending.is_empty());
-        if state.is_revoked || has_pending || !state.queue.is_empty() || timeout.is_zero() {
+        // If the worker waits for the program, only the loop knows whether it waits in vain.
+        let is_held_up = !state.endpoint.requests.is_empty();
+        if state.is_revoked || has_pending || is_held_up || !state.queue.is_empty() || timeout.is_zero() {
             return Ok(Err(line));
         }
         let Some(frame_reader) = state.take(ReadOwner::Caller) else { return Ok(Err(line)) };

@@ -6,6 +6,8 @@ pub(crate) mod connection;
 pub(crate) mod direct_call;
 pub(crate) mod hello;
 pub(crate) mod send_line;
+pub(crate) mod held_up;
+pub(crate) mod unreceived;
 pub(crate) mod reader;
 pub(crate) mod rpc_socket;
 pub(crate) mod server;

@@ -206,6 +206,7 @@ impl EventLoop {
         match event {
             ConnectionEvent::Readable(worker) => self.on_worker(worker, Incarnation::control_readable),
             ConnectionEvent::CallBurst(worker) => self.on_worker(worker, Incarnation::check_call_burst),
+            ConnectionEvent::CallHeldUp(worker) => self.on_worker(worker, Incarnation::check_receipts),
             ConnectionEvent::OutOfMemory(worker) => self.on_worker(worker, |incarnation, cx| {
                 cx.reactor.set_timer_after(CONNECTION_RETRY_TIME, Timer::ConnectionRetry(incarnation.key));
             }),
@@ -275,6 +276,7 @@ impl EventLoop {
             Timer::Guard => self.check_guard(),
             Timer::CallBurst(key) => self.on(key, Incarnation::check_call_burst),
             Timer::ConnectionRetry(key) => self.on(key, Incarnation::retry_control),
+            Timer::Receipts(key) => self.on(key, Incarnation::check_receipts),
             Timer::ReadinessPipeGrace(key) => self.on(key, Incarnation::readiness_pipe_closed),
             Timer::MessageProbe(key) => self.on(key, Incarnation::complete_exit),
         }

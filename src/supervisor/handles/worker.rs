@@ -198,7 +198,8 @@ impl Worker {
     /// # Errors
     ///
     /// [`CallError`]: the error that the worker returns, or why there is no result. If the worker exits first,
-    /// [`WorkerExited`](CallError::WorkerExited) with its exit.
+    /// [`WorkerExited`](CallError::WorkerExited) with its exit. If the answer waits for events that the program does not receive,
+    /// [`EventsUnreceived`](CallError::EventsUnreceived).
     pub fn call<P, R>(&self, method: &str, params: &P, timeout: Duration) -> Result<R, CallError>
     where
         P: Serialize + ?Sized,

@@ -5,6 +5,7 @@ use crate::{
     policy::{
         call_burst,
         readiness::{ReadinessInput, ReadinessSource},
+        receipts,
         watchdog::LivenessSource,
     },
     supervisor::{
@@ -132,6 +133,7 @@ impl Incarnation {
             self.session = Some(session);
             cx.reading.paused_control.push(self.key);
             cx.reading.next_check = FIRST_CHECK;
+            self.check_receipts(cx);
             return;
         }
         let ended = session.read(&mut cx.reading.scratch, |kind| self.event(kind), cx.sink);
@@ -143,6 +145,7 @@ impl Incarnation {
             cx.reactor.set_timer_after(EXIT_GRACE_TIME, Timer::DisconnectGrace(self.key));
         } else {
             self.session = Some(session);
+            self.check_receipts(cx);
         }
         if let Some(time) = extension {
             self.extend(time, cx);
@@ -169,6 +172,14 @@ impl Incarnation {
         // The kernel does not report again what a caller has already read.
         self.read_control(cx);
         true
+    }
+
+    /// Checks whether events are received that answers of the worker wait for.
+    pub(crate) fn check_receipts(&mut self, cx: &mut IncarnationContext<'_>) {
+        let Some(session) = &mut self.session else { return };
+        if session.check_receipts(cx.sink, cx.reactor.clock.now()) {
+            cx.reactor.set_timer_after(receipts::CHECK_INTERVAL, Timer::Receipts(self.key));
+        }
     }
 
     /// Handles input for the event loop that a caller has read.

@@ -1,9 +1,12 @@
 //! The control session of one incarnation on the event loop: reads lines, sends events and answers.
 
 use crate::{
-    policy::backpressure::{EVENT_BYTES, WindowState},
+    policy::{
+        backpressure::{EVENT_BYTES, WindowState},
+        receipts::{Obstacle, ReceiptWatch},
+    },
     supervisor::{
-        control::{connection::RpcConnection, reader::FrameReader, rpc_socket::RpcSocket},
+        control::{connection::RpcConnection, reader::FrameReader, rpc_socket::RpcSocket, unreceived::Unreceived},
         events::{
             event::{Event, EventKind, InvalidFrame},
             sink::EventSink,
@@ -27,7 +30,7 @@ use crate::{
 use std::{
     os::fd::{AsFd, BorrowedFd},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 /// How many bytes of its window a worker may use when the window of the supervisor is used up: the output of other workers must not delay
@@ -40,6 +43,9 @@ pub(crate) struct ControlSession {
     connection: Arc<RpcConnection>,
     flow: Arc<FlowControl>,
     last_sent: u64,
+    /// The number of the last request that was sent as an event.
+    last_request: u64,
+    receipts: ReceiptWatch,
     /// The reader, while reading is paused because of the window.
     paused_reader: Option<Box<FrameReader>>,
     /// The extension of its deadlines that the worker has requested.
@@ -55,7 +61,16 @@ impl AsFd for ControlSession {
 impl ControlSession {
     pub(crate) fn new(socket: Arc<RpcSocket>, connection: &Arc<RpcConnection>, flow: FlowControl) -> Self {
         let flow = Arc::new(flow.with_share(CONTROL_SHARE));
-        Self { socket, connection: Arc::clone(connection), flow, last_sent: 0, paused_reader: None, extension: None }
+        Self {
+            socket,
+            connection: Arc::clone(connection),
+            flow,
+            last_sent: 0,
+            last_request: 0,
+            receipts: ReceiptWatch::default(),
+            paused_reader: None,
+            extension: None,
+        }
     }
 
     /// Pauses reading. False if a caller reads; it stops when it receives anything else than its answer.
@@ -171,8 +186,29 @@ impl ControlSession {
     }
 
     fn report(&mut self, event: Event, sink: &mut EventSink) {
+        let is_request = matches!(event.kind, EventKind::Request(_));
         sink.send(event);
         self.last_sent = sink.sent();
+        if is_request {
+            self.last_request = self.last_sent;
+        }
+    }
+
+    /// Checks whether events are received that answers wait for, and ends calls that wait in vain. Returns whether to check again.
+    pub(crate) fn check_receipts(&mut self, sink: &EventSink, now: Instant) -> bool {
+        let (obstacle, received) = (self.obstacle(sink), sink.received());
+        if obstacle.is_none() && !self.receipts.is_silent() {
+            return false;
+        }
+        let outlook = self.receipts.check(obstacle, received, now);
+        // Received events whose permits exist count as well, but there are no more unreceived events than events in the channel.
+        let events = self.flow.permits().min(sink.waiting());
+        self.connection.apply_outlook(outlook, Unreceived { events, bytes: self.flow.used() })
+    }
+
+    fn obstacle(&self, sink: &EventSink) -> Option<Obstacle> {
+        let awaits_answer = self.last_request > sink.received();
+        if self.is_paused() { Some(Obstacle::FullWindow) } else { awaits_answer.then_some(Obstacle::Program) }
     }
 
     /// Handles one message: answers it, or returns the event for it.

@@ -110,6 +110,8 @@ pub(crate) enum Timer {
     CallBurst(Key),
     /// Retries the control connection after a shortage of memory.
     ConnectionRetry(Key),
+    /// Checks whether events are received that calls wait for.
+    Receipts(Key),
     /// The readiness pipe was closed, and the exit of the worker has not followed.
     ReadinessPipeGrace(Key),
     /// The process has exited, and the message probe had its time to answer.
@@ -118,7 +120,7 @@ pub(crate) enum Timer {
 
 impl Timer {
     /// Returns all timers of one incarnation.
-    pub(crate) fn of(key: Key) -> [Self; 14] {
+    pub(crate) fn of(key: Key) -> [Self; 15] {
         [
             Self::Lifecycle(key),
             Self::Health(key),
@@ -132,6 +134,7 @@ impl Timer {
             Self::DisconnectGrace(key),
             Self::CallBurst(key),
             Self::ConnectionRetry(key),
+            Self::Receipts(key),
             Self::ReadinessPipeGrace(key),
             Self::MessageProbe(key),
         ]

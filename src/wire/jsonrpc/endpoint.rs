@@ -99,6 +99,12 @@ impl<C> RpcEndpoint<C> {
         self.dialect.cancellation(id).ok()
     }
 
+    /// As [`abandon`](Self::abandon), for all calls.
+    pub(crate) fn abandon_all(&mut self) -> Vec<(C, Option<Vec<u8>>)> {
+        let calls = self.calls.abandon_all().into_iter();
+        calls.map(|(id, caller)| (caller, self.dialect.cancellation(id).ok())).collect()
+    }
+
     /// The connection has ended: requests are cancelled. Returns the callers that waited.
     pub(crate) fn close(&mut self) -> Vec<C> {
         self.requests.cancel_all();
@@ -151,6 +157,20 @@ mod tests {
         assert!(endpoint.abandon(id).is_none());
         let line = format!(r#"{{"jsonrpc":"2.0","id":{id},"result":7}}"#);
         assert!(matches!(receive(&mut endpoint, &line), Received::Done));
+    }
+
+    #[test]
+    fn p02_late_answers_to_abandoned_calls_are_ignored() {
+        let mut endpoint = RpcEndpoint::default();
+        let ids = ['a', 'b'].map(|caller| endpoint.calls.begin(caller));
+        let abandoned = endpoint.abandon_all();
+        assert_eq!(abandoned.iter().map(|(caller, _)| *caller).collect::<String>(), "ab");
+        for (id, (_, cancellation)) in ids.into_iter().zip(abandoned) {
+            let text = String::from_utf8(cancellation.unwrap()).unwrap();
+            assert!(text.contains("$/cancelRequest") && text.contains(&format!("\"id\":{id}")), "{text}");
+            let line = format!(r#"{{"jsonrpc":"2.0","id":{id},"result":7}}"#);
+            assert!(matches!(receive(&mut endpoint, &line), Received::Done));
+        }
     }
 
     #[test]

@@ -138,6 +138,22 @@ pub enum CallError {
     /// The result does not have the expected type.
     #[error("invalid result: {0}")]
     InvalidResult(#[source] Box<DecodeError>),
+    /// The program does not receive the events of the worker ([`Supervisor::events`](crate::Supervisor::events)), and the answer waits for
+    /// that: it may come after them, or the worker may wait for the answer to one of them. The peer is notified that the call is
+    /// cancelled.
+    ///
+    /// Returned before the timeout if the [window](crate::WorkerSpec::control_window) of the worker is full and no event was received for
+    /// 100 ms; instead of [`TimedOut`](Self::TimedOut) if a request of the worker was not received for as long.
+    #[error(
+        "no answer while {events} events of the worker ({bytes} bytes) are not received: \
+         receive events on another thread than the caller's"
+    )]
+    EventsUnreceived {
+        /// The requests and notifications of the worker that are not received.
+        events: usize,
+        /// Their size.
+        bytes: usize,
+    },
     /// The connection failed.
     #[error("control pipe failed: {0}")]
     Io(#[source] io::Error),
@@ -163,7 +179,7 @@ impl From<CallError> for io::Error {
             CallError::TimedOut => io::ErrorKind::TimedOut,
             CallError::WorkerExited { .. } | CallError::ParentGone => io::ErrorKind::BrokenPipe,
             CallError::NotConnected => io::ErrorKind::NotConnected,
-            CallError::QueueFull { .. } => io::ErrorKind::WouldBlock,
+            CallError::QueueFull { .. } | CallError::EventsUnreceived { .. } => io::ErrorKind::WouldBlock,
             CallError::Encode(_) | CallError::InvalidResult(_) => io::ErrorKind::InvalidData,
             CallError::Io(source) => source.kind(),
             // Not `Interrupted`, after which readers and writers repeat their call.

@@ -4,6 +4,7 @@ use super::message::whole_number;
 use std::{
     borrow::Cow,
     collections::{BTreeMap, BTreeSet, HashMap},
+    mem,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -100,9 +101,18 @@ impl<C> PendingCalls<C> {
         Some(caller)
     }
 
+    /// As [`abandon`](Self::abandon), for all calls. Returns them with their ids.
+    pub(crate) fn abandon_all(&mut self) -> BTreeMap<u64, C> {
+        let calls = mem::take(&mut self.waiting);
+        for id in calls.keys() {
+            self.expect_ignored(*id);
+        }
+        calls
+    }
+
     /// Removes all calls.
     pub(crate) fn drain(&mut self) -> impl Iterator<Item = C> {
-        std::mem::take(&mut self.waiting).into_values()
+        mem::take(&mut self.waiting).into_values()
     }
 }
 
