@@ -126,7 +126,10 @@ pub(super) fn create(plan: &LaunchPlan, open_mode: OpenMode) -> Result<(ParentFd
         StdinMode::Fd(fd) => ChildStdio::Own(duplicate(fd.as_fd(), plan)?),
     };
     let stdout = output(plan, &plan.stdout, 1, &mut ends.stdout, open_mode)?;
-    let stderr = output(plan, &plan.stderr, 2, &mut ends.stderr, open_mode)?;
+    let stderr = match plan.stderr {
+        OutputMode::ToStdout => ChildStdio::Own(duplicate_stream(&stdout, plan)?),
+        _ => output(plan, &plan.stderr, 2, &mut ends.stderr, open_mode)?,
+    };
     let extra = extra(plan, &mut ends)?;
     Ok((ends, ChildFds { standard: [stdin, stdout, stderr], extra }))
 }
@@ -171,7 +174,8 @@ fn output(
     open_mode: OpenMode,
 ) -> Result<ChildStdio, SpawnError> {
     let own = match output {
-        OutputMode::Inherit => return inherit(number, plan),
+        // `LaunchPlan::validate` refuses `ToStdout` for standard output.
+        OutputMode::Inherit | OutputMode::ToStdout => return inherit(number, plan),
         OutputMode::Null => null(plan),
         OutputMode::Lines => {
             let (reader, child_end) = anonymous::from_child()
@@ -206,6 +210,15 @@ fn open(plan: &LaunchPlan, path: &Path, options: &mut OpenOptions, open_mode: Op
 /// The parent's standard stream, or the null device if the parent has closed it.
 fn inherit(number: RawFd, plan: &LaunchPlan) -> Result<ChildStdio, SpawnError> {
     if fd::is_open(number) { Ok(ChildStdio::Inherited(number)) } else { null(plan).map(ChildStdio::Own) }
+}
+
+/// As [`duplicate`], of a standard stream of the child.
+fn duplicate_stream(stream: &ChildStdio, plan: &LaunchPlan) -> Result<OwnedFd, SpawnError> {
+    match stream {
+        ChildStdio::Own(fd) => duplicate(fd.as_fd(), plan),
+        ChildStdio::Inherited(number) => fd::duplicate_number(*number, 3)
+            .map_err(|source| SpawnError::failed(plan.program_name(), SpawnStep::Fds, source)),
+    }
 }
 
 /// A duplicate that is close-on-exec and above the standard numbers.

@@ -238,6 +238,7 @@ impl LaunchPlan {
             return Err(SpecError::InvalidIoPriority { level });
         }
         self.validate_environment()?;
+        self.validate_streams()?;
         self.validate_fds()
     }
 
@@ -282,6 +283,14 @@ impl LaunchPlan {
                 let reason = format!("`{}` passes a handle and is changed afterwards", handle.display()).into();
                 return Err(SpecError::Conflict { settings: ["Pass::env", setting], reason });
             }
+        }
+        Ok(())
+    }
+
+    fn validate_streams(&self) -> Result<(), SpecError> {
+        if matches!(self.stdout, OutputMode::ToStdout) {
+            let reason = "standard output cannot be redirected to itself: only `stderr` takes it".into();
+            return Err(SpecError::Conflict { settings: ["stdout", "OutputMode::ToStdout"], reason });
         }
         Ok(())
     }

@@ -44,6 +44,12 @@ pub enum OutputMode {
     File(PathBuf),
     /// A file descriptor of the host, shared by all incarnations.
     Fd(Arc<OwnedFd>),
+    /// The same pipe or file as standard output, whatever its mode is: for standard error only, as `2>&1` in a shell. What the worker
+    /// writes to both arrives in the order in which it was written, as standard output. [`Exit::stderr_tail`](crate::Exit::stderr_tail)
+    /// is then the beginning and the end of both.
+    #[doc(alias = "STDOUT")]
+    #[doc(alias = "stderr_to_stdout")]
+    ToStdout,
 }
 
 /// All incarnations share the file's position.

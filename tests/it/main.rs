@@ -35,6 +35,7 @@ mod limits;
 mod loop_end;
 mod named;
 mod notify;
+mod output;
 mod peers;
 mod pseudo_terminal;
 mod readme;

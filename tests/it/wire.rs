@@ -2,7 +2,7 @@
 
 use crate::support::{DEADLINE, Story, Way};
 use pipewright::{
-    EventKind, Framing, OutputMode, Pass, StdinMode, Worker, WorkerSpec,
+    Event, EventKind, Framing, Line, OutputMode, Pass, StdinMode, Worker, WorkerSpec,
     events::{FrameErrorKind, LineEnding},
     pipe::anonymous::PipeWriter,
 };
@@ -113,6 +113,38 @@ fn p02_byte_order_mark_before_first_message_is_skipped() {
         drop(writer);
         assert_eq!(messages_and_errors(&mut story), (vec![json!({"n": 0})], Vec::new()), "{framing:?}");
     }
+}
+
+#[test]
+fn p02_pieces_of_long_lines_and_unfinished_line_are_marked() {
+    use LineEnding::{CarriageReturnLineFeed, LineFeed, None, Partial};
+    const MAX: usize = 64 << 10;
+    // The two-byte character does not fit into the first piece.
+    let split = format!("{}é{}", "x".repeat(MAX - 1), "y".repeat(MAX));
+    let outputs: [(Vec<u8>, Vec<(usize, LineEnding)>); 5] = [
+        ([&[b'x'; MAX], b"\n".as_slice()].concat(), vec![(MAX, LineFeed)]),
+        ([&[b'x'; MAX + 1], b"\r\n".as_slice()].concat(), vec![(MAX, Partial), (1, CarriageReturnLineFeed)]),
+        (
+            [b"a\n", [b'x'; 2 * MAX + 7].as_slice()].concat(),
+            vec![(1, LineFeed), (MAX, Partial), (MAX, Partial), (7, None)],
+        ),
+        (split.into_bytes(), vec![(MAX - 1, Partial), (MAX, Partial), (2, None)]),
+        (b"done\nno line feed".to_vec(), vec![(4, LineFeed), (12, None)]),
+    ];
+    for (output, expected) in outputs {
+        let mut story = Story::new();
+        let spec = WorkerSpec::new("cat").stdin(StdinMode::Pipe).stdout(OutputMode::Lines);
+        let worker = story.supervisor.spawn(spec).unwrap();
+        worker.take_stdin().unwrap().write_all(&output).unwrap();
+        let lines: Vec<_> = story.rest().into_iter().filter_map(line_of).collect();
+        let marks: Vec<_> = lines.iter().map(|line| (line.as_bytes().len(), line.ending())).collect();
+        assert_eq!(marks, expected);
+        assert!(lines.iter().all(|line| line.is_partial() == (line.ending() == Partial)));
+    }
+}
+
+fn line_of(event: Event) -> Option<Line> {
+    if let EventKind::Line { line, .. } = event.kind { Some(line) } else { None }
 }
 
 #[test]

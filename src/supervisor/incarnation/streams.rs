@@ -2,6 +2,7 @@
 
 use crate::{
     exit::LeakedStream,
+    launch::stdio::OutputMode,
     policy::{
         lifecycle::{LifecycleInput, StreamId},
         watchdog::LivenessSource,
@@ -128,7 +129,9 @@ impl Incarnation {
             read => read.unwrap_or(0),
         };
         let bytes = scratch.get(..read)?;
-        if stream == StreamId::Stderr {
+        let stderr =
+            if matches!(self.spec.plan.stderr, OutputMode::ToStdout) { StreamId::Stdout } else { StreamId::Stderr };
+        if stream == stderr {
             self.output.stderr.push(bytes);
         }
         if self.health.readiness.is_some() {

@@ -44,6 +44,7 @@ impl WorkerSpec {
             return Err(SpecError::Conflict { settings: [stream.0, stream.1], reason });
         }
         self.check_stdio()?;
+        self.check_merged_stderr()?;
         self.check_health()?;
         let is_ours = matches!(self.plan.program, Program::Named(_)) && self.kills_whole_tree();
         if !self.cgroup_limits.is_empty() && !is_ours {
@@ -73,6 +74,18 @@ impl WorkerSpec {
             MessageSource::Stderr if elsewhere(&self.stderr) => Some(("messages_on_stderr", "stderr")),
             MessageSource::Stdout | MessageSource::Stderr | MessageSource::Pipe | MessageSource::Nowhere => None,
         }
+    }
+
+    /// Rejects standard error between the frames of a protocol.
+    fn check_merged_stderr(&self) -> Result<(), SpecError> {
+        let setting = match (self.messages, &self.control) {
+            _ if !matches!(self.stderr, Some(OutputMode::ToStdout)) => return Ok(()),
+            (MessageSource::Stdout, _) => "messages_on_stdout",
+            (_, ControlSource::Stdio(_)) => "control_on_stdio",
+            _ => return Ok(()),
+        };
+        let reason = "text between its frames would make them invalid: capture standard error by itself".into();
+        Err(SpecError::Conflict { settings: [setting, "stderr"], reason })
     }
 
     fn check_health(&self) -> Result<(), SpecError> {
