@@ -13,4 +13,6 @@ pub(crate) mod stdio_protocol; // JSON-RPC on standard streams
 pub(crate) mod pending; // open calls and requests
 pub(crate) mod completion; // the outcome of one call
 pub(crate) mod endpoint; // the state machine of one side of a connection
+#[cfg(test)]
+mod simulation; // two endpoints under any interleaving
 pub(crate) mod request; // requests of the peer
