@@ -16,13 +16,14 @@ use std::{
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Answers `add`, `echo`, `read`, `fail`, `wait` until `release`, `ask back`, `chatter`, and `until cancelled`, on `--threads N`.
+/// Answers `add`, `echo`, `read`, `fail`, `wait` until `release`, `ask back`, `notes`, `chatter`, and `until cancelled`, on `--threads N`.
 pub(crate) fn serve(options: &Options) -> Outcome {
     let parent = Parent::from_args()?;
     if options.has("inspect") {
         parent.send(&inspect::everything()?)?;
     }
     let released = (Mutex::new(HashSet::<String>::new()), Condvar::new());
+    let notes = Mutex::new(Vec::<Value>::new());
     let threads = options.number_or("threads", 1)?;
     if options.has("no-more-memory") {
         kernel::allow_no_more_memory()?;
@@ -54,6 +55,11 @@ pub(crate) fn serve(options: &Options) -> Outcome {
                 }
                 Ok(Value::Null)
             }
+            "note" if request.is_notification() => {
+                notes.lock().unwrap_or_else(PoisonError::into_inner).push(request.params()?);
+                Ok(Value::Null)
+            }
+            "notes" => Ok(notes.lock().unwrap_or_else(PoisonError::into_inner).clone().into()),
             // Sends this many notifications before it answers.
             "chatter" => {
                 let [count]: [u32; 1] = request.params()?;

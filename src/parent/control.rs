@@ -114,7 +114,7 @@ impl ControlClient {
         &self.incoming
     }
 
-    /// Passes the parent's requests to `answer`, one by one on this thread, until the parent wants the worker to exit.
+    /// Passes the parent's requests and notifications to `answer`, one by one on this thread, until the parent wants the worker to exit.
     pub(super) fn serve(self: &Arc<Self>, mut answer: impl FnMut(Request)) {
         let serving = self.role.begin_serving();
         let mut received = Vec::new();
@@ -123,13 +123,13 @@ impl ControlClient {
             is_open = self.read(Timeout::never(), |message| received.push(message));
             // What the listener read while this thread was in a request came earlier.
             let earlier = self.incoming.try_iter();
-            for request in earlier.chain(received.drain(..)).filter_map(ParentMessage::into_request) {
+            for request in earlier.chain(received.drain(..)).filter_map(ParentMessage::into_handled) {
                 let _active = serving.begin_request();
                 answer(request);
             }
         }
         drop(serving);
-        self.incoming.iter().filter_map(ParentMessage::into_request).for_each(answer);
+        self.incoming.iter().filter_map(ParentMessage::into_handled).for_each(answer);
     }
 
     pub(super) fn notify<P: Serialize + ?Sized>(&self, method: &str, params: &P) -> Result<(), CallError> {
@@ -281,6 +281,15 @@ impl RpcSender for ControlClient {
 impl ParentMessage {
     fn is_shutdown(&self) -> bool {
         matches!(self, Self::Notification(notification) if notification.method == SHUTDOWN)
+    }
+
+    /// What a handler handles: everything but `shutdown`.
+    pub(super) fn into_handled(self) -> Option<Request> {
+        match self {
+            Self::Request(request) => Some(request),
+            Self::Notification(notification) if notification.method == SHUTDOWN => None,
+            Self::Notification(notification) => Some(notification.into()),
+        }
     }
 
     pub(super) fn into_request(self) -> Option<Request> {

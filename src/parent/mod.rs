@@ -17,7 +17,7 @@ use crate::{
         framing::Framing,
         jsonrpc::{
             address::KEY_VARIABLE,
-            error::{CallError, INTERNAL_ERROR, RpcError},
+            error::{CallError, RpcError},
             protocol::{EXTEND, Extend},
             request::Request,
         },
@@ -216,9 +216,11 @@ impl Parent {
         self.incoming().into_iter().filter_map(ParentMessage::into_request)
     }
 
-    /// Answers the parent's requests with a function, on `threads` threads or as many as the system allows. Returns when the
-    /// parent wants the worker to exit: it has sent `shutdown`, closed the connection, or exited. Return from `main` then. One
-    /// thread answers the requests in their order. Requests that wait for a thread are kept in this process's memory.
+    /// Handles the parent's requests and notifications with a function, on `threads` threads or as many as the system allows.
+    /// Returns when the parent wants the worker to exit: it has sent `shutdown`, closed the connection, or exited. Return from
+    /// `main` then. One thread handles them in their order. What waits for a thread is kept in this process's memory.
+    ///
+    /// What the function returns for a [notification](Request::is_notification) is ignored.
     ///
     /// The function returns any type that serializes, also `()`; where the results of its methods have different types, a
     /// `serde_json::Value`. `?` converts every error into an [`RpcError`]. For a method that it does not know, it returns
@@ -239,19 +241,13 @@ impl Parent {
     pub fn serve<R: Serialize>(&self, threads: usize, answer: impl Fn(&Request) -> Result<R, RpcError> + Sync) {
         let Some(control) = &self.control else { return };
         let answer = |request: Request| {
-            let outcome = catch_unwind(AssertUnwindSafe(|| answer(&request)))
-                .unwrap_or_else(|_| Err(RpcError::new(INTERNAL_ERROR, "the method panicked")));
-            let sent = match outcome {
-                Ok(result) => request.reply(&result),
-                Err(error) => request.reply_error(&error),
-            };
-            // A parent that has exited needs no answer, and the loop ends at its next read.
-            drop(sent);
+            let outcome = catch_unwind(AssertUnwindSafe(|| answer(&request)));
+            request.reply_outcome(outcome.ok());
         };
         if threads <= 1 {
             return control.serve(answer);
         }
-        let serve = || self.requests().for_each(&answer);
+        let serve = || control.incoming().iter().filter_map(ParentMessage::into_handled).for_each(&answer);
         thread::scope(|scope| {
             for _ in 1..threads {
                 // Where no thread can be created, the existing ones serve.

@@ -64,6 +64,20 @@ both_ways! {
         assert!(code == -32602 && message.contains("expected a string"), "{code} {message}");
     }
 
+    fn p02_handler_of_a_worker_gets_notifications_in_order(way: Way) {
+        const COUNT: u32 = 500;
+        let (_story, worker) = started(way);
+        for n in 0..COUNT {
+            worker.notify("note", &[n]).unwrap();
+        }
+        // Errors and panics of its handler have no answer.
+        worker.notify("no such method", &()).unwrap();
+        worker.notify("panic", &()).unwrap();
+        let notes: Vec<[u32; 1]> = worker.call("notes", &(), DEADLINE).unwrap();
+        assert_eq!(notes.concat(), (0..COUNT).collect::<Vec<_>>());
+        assert_eq!(worker.call::<_, i64>("add", &[1, 2], DEADLINE).unwrap(), 3);
+    }
+
     fn errors_of_methods_reach_the_caller(way: Way) {
         let (_story, worker) = started(way);
         match worker.call::<_, Value>("fail", &json!({"code": 42}), DEADLINE).unwrap_err() {

@@ -34,24 +34,33 @@ pub(crate) trait RpcSender: Send + Sync + fmt::Debug {
 }
 
 /// A request of the peer. It must be answered; dropping it sends an error. It can be answered later and on any thread.
+///
+/// A handler, as of [`Parent::serve`](crate::Parent::serve), gets notifications as requests too: requests without an answer
+/// ([`is_notification`](Self::is_notification)), as JSON-RPC 2.0 defines them.
 #[must_use = "a request that is dropped answers with an error"]
 pub struct Request {
-    id: RequestId,
     method: String,
     params: Option<Box<RawValue>>,
-    sender: Arc<dyn RpcSender>,
-    cancelled: Arc<AtomicBool>,
-    is_answered: bool,
-    /// The process that received it.
-    owner: u32,
+    /// `None` for a notification.
+    pending: Option<PendingReply>,
     _permit: Option<Permit>,
 }
 
 impl_debug!(Request, |request| {
-    id: request.id.text(),
+    id: request.pending.as_ref().map_or("null", |pending| pending.id.text()),
     method: request.method,
     params: text(request.params.as_deref()),
 });
+
+/// The answer that the peer waits for. Dropping it sends an error.
+struct PendingReply {
+    id: RequestId,
+    sender: Arc<dyn RpcSender>,
+    cancelled: Arc<AtomicBool>,
+    is_answered: bool,
+    /// The process that received the request.
+    owner: u32,
+}
 
 /// A notification of the peer: a message without an answer.
 pub struct Notification {
@@ -78,6 +87,12 @@ impl Notification {
     }
 }
 
+impl From<Notification> for Request {
+    fn from(Notification { method, params, _permit }: Notification) -> Self {
+        Self { method, params, pending: None, _permit }
+    }
+}
+
 impl Request {
     pub(crate) fn new(
         id: RequestId,
@@ -86,7 +101,8 @@ impl Request {
         cancelled: Arc<AtomicBool>,
         permit: Option<Permit>,
     ) -> Self {
-        Self { id, method, params, sender, cancelled, is_answered: false, owner: process::id(), _permit: permit }
+        let pending = PendingReply { id, sender, cancelled, is_answered: false, owner: process::id() };
+        Self { method, params, pending: Some(pending), _permit: permit }
     }
 
     /// The name of the method.
@@ -103,10 +119,15 @@ impl Request {
         decode(text(self.params.as_deref()))
     }
 
+    /// Whether the peer waits for no answer. Answers are not sent then.
+    pub fn is_notification(&self) -> bool {
+        self.pending.is_none()
+    }
+
     /// Whether the answer is no longer needed: the caller has cancelled the call, or the connection has ended. Methods that take long
     /// should check it from time to time.
     pub fn is_cancelled(&self) -> bool {
-        self.cancelled.load(Ordering::Relaxed)
+        self.pending.as_ref().is_some_and(PendingReply::is_cancelled)
     }
 
     /// Answers with a result.
@@ -115,14 +136,7 @@ impl Request {
     ///
     /// If the result cannot be serialized as JSON, in which case the peer receives an error, or if it cannot be sent.
     pub fn reply<R: Serialize + ?Sized>(mut self, result: &R) -> Result<(), CallError> {
-        match encode::response(&self.id, result) {
-            Ok(line) => self.answer(line),
-            Err(error) => {
-                let error_reply = RpcError::new(INTERNAL_ERROR, "the result cannot be written as JSON");
-                self.answer_error(&error_reply)?;
-                Err(CallError::Encode(error))
-            }
-        }
+        self.pending.take().map_or(Ok(()), |pending| pending.reply(result))
     }
 
     /// Answers with an error.
@@ -131,7 +145,7 @@ impl Request {
     ///
     /// If it cannot be sent.
     pub fn reply_error(mut self, error: &RpcError) -> Result<(), CallError> {
-        self.answer_error(error)
+        self.pending.take().map_or(Ok(()), |mut pending| pending.answer_error(error))
     }
 
     /// Answers with the error for an unknown method.
@@ -139,8 +153,37 @@ impl Request {
     /// # Errors
     ///
     /// If it cannot be sent.
-    pub fn reply_method_not_found(mut self) -> Result<(), CallError> {
-        self.answer_error(&RpcError::method_not_found(&self.method))
+    pub fn reply_method_not_found(self) -> Result<(), CallError> {
+        let error = RpcError::method_not_found(&self.method);
+        self.reply_error(&error)
+    }
+
+    /// Answers with what a handler has returned; `None` if it has panicked.
+    pub(crate) fn reply_outcome<R: Serialize>(self, outcome: Option<Result<R, RpcError>>) {
+        let sent = match outcome {
+            Some(Ok(result)) => self.reply(&result),
+            Some(Err(error)) => self.reply_error(&error),
+            None => self.reply_error(&RpcError::new(INTERNAL_ERROR, "the method panicked")),
+        };
+        // A peer that has exited needs no answer.
+        drop(sent);
+    }
+}
+
+impl PendingReply {
+    fn is_cancelled(&self) -> bool {
+        self.cancelled.load(Ordering::Relaxed)
+    }
+
+    fn reply<R: Serialize + ?Sized>(mut self, result: &R) -> Result<(), CallError> {
+        match encode::response(&self.id, result) {
+            Ok(line) => self.answer(line),
+            Err(error) => {
+                let error_reply = RpcError::new(INTERNAL_ERROR, "the result cannot be written as JSON");
+                self.answer_error(&error_reply)?;
+                Err(CallError::Encode(error))
+            }
+        }
     }
 
     fn answer_error(&mut self, error: &RpcError) -> Result<(), CallError> {
@@ -164,7 +207,7 @@ impl Request {
     }
 }
 
-impl Drop for Request {
+impl Drop for PendingReply {
     fn drop(&mut self) {
         // After a fork both processes have a copy; only the original answers.
         if self.is_answered || self.owner != process::id() {
