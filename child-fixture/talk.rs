@@ -1,7 +1,7 @@
 //! Workers that use their control connection correctly or incorrectly.
 
 use crate::{Options, Outcome, inspect, kernel};
-use pipewright::{Parent, Request, RpcError};
+use pipewright::{Parent, ParentMessage, Request, RpcError};
 use serde_json::{Value, json};
 use std::{
     collections::HashSet,
@@ -80,6 +80,29 @@ pub(crate) fn serve(options: &Options) -> Outcome {
         }
     };
     parent.serve(threads, answer);
+    Ok(())
+}
+
+/// Holds the requests `hold`, answers `count` with how many it holds and how many of those are cancelled, and on `release` answers each
+/// with its parameters.
+pub(crate) fn hold() -> Outcome {
+    let parent = Parent::from_args()?;
+    let mut held: Vec<Request> = Vec::new();
+    for message in parent.incoming() {
+        let ParentMessage::Request(request) = message else { continue };
+        match request.method() {
+            "hold" => held.push(request),
+            "count" => request.reply(&(held.len(), held.iter().filter(|held| held.is_cancelled()).count()))?,
+            "release" => {
+                for request in held.drain(..) {
+                    let params: Value = request.params()?;
+                    request.reply(&params)?;
+                }
+                request.reply(&())?;
+            }
+            _ => request.reply_method_not_found()?,
+        }
+    }
     Ok(())
 }
 

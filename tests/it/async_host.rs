@@ -1,6 +1,6 @@
 //! Events, calls and exits in an asynchronous program, with tokio.
 
-use crate::support::{DEADLINE, FIXTURE, is_alive};
+use crate::support::{DEADLINE, FIXTURE, alone, is_alive};
 use futures_core::Stream;
 use pipewright::{CallError, Event, EventKind, OutputMode, Pass, Supervisor, Worker, WorkerSpec};
 use serde_json::Value;
@@ -84,6 +84,47 @@ fn p15_readiness_and_exit_are_awaited() {
         assert!(!worker.ready().await, "it has ended");
         assert!(worker.exited().await.success());
         assert!(worker.wait_timeout(Duration::ZERO).is_some());
+    });
+}
+
+#[test]
+fn p15_ten_thousand_calls_are_open_on_two_threads() {
+    const NAME: &str = "async_host::p15_ten_thousand_calls_are_open_on_two_threads";
+    const CALLS: usize = 10_000;
+    const WORKERS: usize = 16;
+    const EACH: usize = CALLS / WORKERS;
+    if !alone(NAME, |spec| spec) {
+        return;
+    }
+    let threads = || std::fs::read_dir("/proc/self/task").unwrap().count();
+    on_threads(2, async move {
+        let supervisor = Supervisor::new().unwrap();
+        let spec = WorkerSpec::new(FIXTURE).arg("hold").control(Pass::arg("--control={}"));
+        let workers: Vec<_> = (0..WORKERS).map(|_| supervisor.spawn(spec.clone()).unwrap()).collect();
+        let before = threads();
+        let (mut kept, mut dropped) = (JoinSet::new(), JoinSet::new());
+        for (n, worker) in (0..CALLS).zip(workers.iter().cycle()) {
+            let call = worker.call_async::<_, [usize; 1]>("hold", &[n]);
+            let calls = if n / WORKERS % 2 == 0 { &mut kept } else { &mut dropped };
+            calls.spawn(async move { (n, call.await) });
+        }
+        let count = async |worker: &Worker| worker.call_async::<_, (usize, usize)>("count", &()).await.unwrap();
+        for worker in &workers {
+            assert_eq!(count(worker).await, (EACH, 0));
+        }
+        assert_eq!(threads(), before, "no call has a thread");
+        dropped.shutdown().await;
+        for worker in &workers {
+            assert_eq!(count(worker).await, (EACH, EACH / 2), "the worker sees the cancellation of each dropped call");
+            worker.call_async::<_, ()>("release", &()).await.unwrap();
+        }
+        let mut ended: Vec<_> = Vec::new();
+        while let Some(call) = kept.join_next().await {
+            let (n, result) = call.unwrap();
+            assert_eq!(result.unwrap(), [n]);
+            ended.push(n);
+        }
+        assert_eq!(ended.len(), CALLS - WORKERS * (EACH / 2));
     });
 }
 

@@ -21,7 +21,7 @@ pub(crate) struct PendingCalls<C> {
 }
 
 /// The most ignored answers that are remembered. Beyond it, answers to the oldest such requests count as unexpected.
-const IGNORED_MAX: usize = 1024;
+const IGNORED_MAX: usize = 16 << 10;
 
 /// The request that an answer belongs to.
 #[derive(Debug, PartialEq, Eq)]
