@@ -25,7 +25,7 @@
 //! * A [`Worker`] is the parent's handle: wait, stop, restart, signal, [call](Worker::call). An *incarnation* is one process of a
 //!   worker; each restart begins the next one.
 //! * A [`Message`] is one frame, by default one JSON line, that a worker writes to the pipe named on its command line. A [`Line`] is a line of its
-//!   captured standard output or error.
+//!   captured standard output or error; [`OutputBytes`] are what it wrote there, undivided.
 //! * A [`Request`] or [`Notification`] arrives from a worker over its control connection, which carries JSON-RPC 2.0 both ways.
 //! * [`Parent`] is the worker's side of all this. Linking it is optional: any program that takes a file descriptor number can be a worker.
 //! * A [`WorkerGroup`] starts workers in the order of their dependencies, stops them in reverse, and restarts them by a [`Strategy`], as in OTP.
@@ -125,7 +125,7 @@
 //! |---|---|
 //! | [`Supervisor`] | Stops all workers and everything they started, within its grace period (2 s, which cuts the default [stop policy](StopPolicy) short) and six more seconds. [`shutdown`](Supervisor::shutdown) does the same with a timeout and returns a report. |
 //! | [`Worker`], [`WorkerGroup`] | Nothing. |
-//! | [`Message`], [`Line`] | Returns its bytes to the worker's window. |
+//! | [`Message`], [`Line`], [`OutputBytes`] | Returns its bytes to the worker's window. |
 //! | [`Request`] | Answers with an error. |
 //! | [`PendingCall`], [`CallSet`] | Cancels the call, or the open calls. |
 //! | [`Process`] | Kills it. |
@@ -256,7 +256,7 @@ pub use wire::{
         request::{Notification, Request},
         stdio_protocol::StdioProtocol,
     },
-    message::{Line, Message},
+    message::{Line, Message, OutputBytes},
 };
 
 /// What events carry: reasons, errors, warnings and the parts of an [`Exit`].

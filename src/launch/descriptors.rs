@@ -177,7 +177,7 @@ fn output(
         // `LaunchPlan::validate` refuses `ToStdout` for standard output.
         OutputMode::Inherit | OutputMode::ToStdout => return inherit(number, plan),
         OutputMode::Null => null(plan),
-        OutputMode::Lines => {
+        OutputMode::Lines | OutputMode::Bytes => {
             let (reader, child_end) = anonymous::from_child()
                 .map_err(|source| SpawnError::failed(plan.program_name(), SpawnStep::Pipes, source))?;
             *end = Some(reader);

@@ -53,12 +53,12 @@ impl Process {
         self.ends.stdin.take()
     }
 
-    /// Takes our end of standard output, with [`OutputMode::Lines`](crate::OutputMode::Lines); `None` if already taken.
+    /// Takes our end of standard output, if it is captured in any [mode](crate::OutputMode); `None` if already taken.
     pub fn take_stdout(&mut self) -> Option<PipeReader> {
         self.ends.stdout.take()
     }
 
-    /// Takes our end of standard error, with [`OutputMode::Lines`](crate::OutputMode::Lines); `None` if already taken.
+    /// Takes our end of standard error, if it is captured in any [mode](crate::OutputMode); `None` if already taken.
     pub fn take_stderr(&mut self) -> Option<PipeReader> {
         self.ends.stderr.take()
     }

@@ -39,6 +39,10 @@ pub enum OutputMode {
     /// pieces of that length; with [`Line::ending`](crate::Line::ending) the original bytes can be restored. The beginning and the
     /// end of standard error are kept for [`Exit::stderr_tail`](crate::Exit::stderr_tail).
     Lines,
+    /// A pipe, whose bytes arrive in [`EventKind::Output`](crate::EventKind::Output) events as soon as the worker has written them, and
+    /// unchanged: for progress bars, prompts and binary output. The division into events says nothing about the worker's writes. The
+    /// beginning and the end of standard error are kept as with [`Lines`](Self::Lines).
+    Bytes,
     /// A file, created if it does not exist and opened for appending. Opening a FIFO waits for a reader in `spawn`; a restart or
     /// a start in a group does not wait, and fails with `ENXIO` if there is no reader.
     File(PathBuf),

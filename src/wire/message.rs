@@ -1,4 +1,4 @@
-//! Messages and lines: slices of shared chunks, parsed by their consumer and not by the event loop.
+//! Messages, lines and other output: slices of shared chunks, parsed by their consumer and not by the event loop.
 
 use super::{
     credit::Permit,
@@ -26,6 +26,14 @@ pub struct Message {
 /// Cheap to clone: it shares its bytes with its neighbours as [`Message`] does.
 #[derive(Clone)]
 pub struct Line {
+    slice: Slice,
+}
+
+/// Bytes that a worker wrote on standard output or standard error, with [`OutputMode::Bytes`](crate::OutputMode::Bytes).
+///
+/// Cheap to clone, without a copy of the bytes. They count against the worker's window until the last clone is dropped.
+#[derive(Clone)]
+pub struct OutputBytes {
     slice: Slice,
 }
 
@@ -115,6 +123,28 @@ impl Line {
     }
 }
 
+impl OutputBytes {
+    /// The frames of a chunk, in order, as [`Message::of`] does.
+    pub(crate) fn of(chunk: Arc<Chunk>, spans: &[Span]) -> impl Iterator<Item = Self> {
+        slices(chunk, spans).map(|slice| Self { slice })
+    }
+
+    /// The bytes as the worker wrote them.
+    pub fn as_bytes(&self) -> &[u8] {
+        self.slice.bytes()
+    }
+
+    /// The number of bytes.
+    pub fn len(&self) -> usize {
+        self.as_bytes().len()
+    }
+
+    /// Whether there are no bytes. No event contains such a value.
+    pub fn is_empty(&self) -> bool {
+        self.as_bytes().is_empty()
+    }
+}
+
 impl Chunk {
     pub(crate) fn new(bytes: Vec<u8>, permit: Permit) -> Arc<Self> {
         Arc::new(Self { bytes, _permit: permit })
@@ -143,6 +173,18 @@ impl fmt::Debug for Message {
 impl fmt::Debug for Line {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Line({})", printable(self.as_bytes()))
+    }
+}
+
+impl fmt::Debug for OutputBytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "OutputBytes({})", printable(self.as_bytes()))
+    }
+}
+
+impl AsRef<[u8]> for OutputBytes {
+    fn as_ref(&self) -> &[u8] {
+        self.as_bytes()
     }
 }
 

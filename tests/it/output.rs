@@ -1,15 +1,37 @@
 //! Captured output: one stream for both outputs, bytes as they were written.
 
-use crate::support::{DEADLINE, Story, Way, alone, both_ways};
+use crate::support::{DEADLINE, Story, Way, alone, becomes_true, both_ways};
 use pipewright::{
-    EventKind, Framing, OutputMode, SpecError, StdioProtocol, Supervisor, WorkerSpec, events::OutputStream,
+    Event, EventKind, Framing, OutputMode, SpecError, StdinMode, StdioProtocol, Supervisor, WorkerSpec,
+    events::OutputStream,
 };
-use std::fs;
+use std::{fs, io::Write, thread};
 
 /// Writes to both streams in turn, without buffering.
 const ALTERNATING: &str = "i=0; while [ $i -lt 300 ]; do echo out$i; echo err$i >&2; i=$((i+1)); done";
 /// Exits with 0 if both outputs are the same open file.
 const SAME_FILE: &str = r#"[ "$(readlink /proc/$$/fd/1)" = "$(readlink /proc/$$/fd/2)" ]"#;
+
+/// What `seq 1 N` prints: bytes whose loss, repetition or exchange shows.
+fn numbers(last: u32) -> Vec<u8> {
+    (1..=last).flat_map(|number| format!("{number}\n").into_bytes()).collect()
+}
+
+/// Compares without printing megabytes.
+#[track_caller]
+fn assert_same(found: &[u8], expected: &[u8]) {
+    let differs = found.iter().zip(expected).position(|(found, expected)| found != expected);
+    assert!(found == expected, "{} of {} bytes, equal up to {differs:?}", found.len(), expected.len());
+}
+
+/// The bytes of one stream in these events.
+fn bytes_of(events: &[Event], wanted: OutputStream) -> Vec<u8> {
+    let pieces = events.iter().filter_map(|event| match &event.kind {
+        EventKind::Output { stream, bytes } if *stream == wanted => Some(bytes.as_bytes()),
+        _ => None,
+    });
+    pieces.collect::<Vec<_>>().concat()
+}
 
 fn alternating_lines() -> Vec<String> {
     (0..300).flat_map(|number| [format!("out{number}"), format!("err{number}")]).collect()
@@ -54,6 +76,73 @@ both_ways! {
         }
         // Both share the position in the file.
         assert_eq!(fs::read_to_string(&path).unwrap().lines().collect::<Vec<_>>(), alternating_lines());
+    }
+
+    fn p02_bytes_arrive_as_they_were_written(way: Way) {
+        let mut story = Story::new();
+        let spec = way.program("sh").args(["-c", "cat; printf 'no \\0 line \\377 feed\\r' >&2"]).stdin(StdinMode::Pipe);
+        let worker = story.supervisor.spawn(spec.stdout(OutputMode::Bytes).stderr(OutputMode::Bytes)).unwrap();
+        let mut stdin = worker.take_stdin().unwrap();
+        // Parts of lines arrive before the line ends.
+        for part in ["Password: ", "\r10 %", "\r\n", "\n\n"] {
+            stdin.write_all(part.as_bytes()).unwrap();
+            let piece = story.find(|event| match event.kind {
+                EventKind::Output { stream: OutputStream::Stdout, bytes } => Some(bytes),
+                _ => None,
+            });
+            assert_eq!(piece.as_bytes(), part.as_bytes());
+        }
+        let random: Vec<u8> = (0..1_000_000_u32).map(|at| (at.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+        let expected = random.clone();
+        let writer = thread::spawn(move || stdin.write_all(&random).unwrap());
+        let events = story.rest();
+        writer.join().unwrap();
+        assert_same(&bytes_of(&events, OutputStream::Stdout), &expected);
+        assert_same(&bytes_of(&events, OutputStream::Stderr), b"no \0 line \xff feed\r");
+        let Some(EventKind::Exited(exit)) = events.last().map(|event| &event.kind) else { panic!("{:?}", events.last()) };
+        assert_eq!(&*exit.stderr_tail, b"no \0 line \xff feed\r");
+    }
+
+    fn p01_bytes_before_sudden_death_are_delivered(way: Way) {
+        for stderr in [OutputMode::Bytes, OutputMode::ToStdout] {
+            let mut story = Story::new();
+            let spec = way.program("sh").args(["-c", "seq 1 200000; echo last >&2; kill -KILL $$"]);
+            story.supervisor.spawn(spec.stdout(OutputMode::Bytes).stderr(stderr)).unwrap();
+            let events = story.rest();
+            let found = [OutputStream::Stdout, OutputStream::Stderr].map(|stream| bytes_of(&events, stream)).concat();
+            assert_same(&found, &[numbers(200_000), b"last\n".to_vec()].concat());
+            let Some(EventKind::Exited(exit)) = events.last().map(|event| &event.kind) else { panic!("{:?}", events.last()) };
+            assert_eq!(exit.signal(), Some(libc::SIGKILL));
+        }
+    }
+
+    fn p07_flood_of_bytes_waits_for_slow_consumer(way: Way) {
+        const WINDOW: usize = 64 << 10;
+        /// A read of the loop may exceed the window once.
+        const READ_MAX: usize = 256 << 10;
+        let story = Story::new();
+        let spec = way.program("seq").args(["1", "1000000"]).stdout(OutputMode::Bytes).window(WINDOW);
+        let flooding = story.supervisor.spawn(spec).unwrap();
+        // `None` once the worker has ended.
+        let status = || story.supervisor.status().workers.into_iter().find(|status| status.worker == flooding.id());
+        assert!(becomes_true(|| status().unwrap().is_paused), "{:?}", status());
+        let used = status().unwrap().window_used;
+        assert!((WINDOW..WINDOW + READ_MAX + 4096).contains(&used), "{used} bytes");
+        // Nothing more is read, and another worker is not delayed.
+        let other = story.supervisor.spawn(way.program("sh").args(["-c", "exit 3"])).unwrap();
+        assert_eq!(other.wait_timeout(DEADLINE).expect("exits").code(), Some(3));
+        assert_eq!(status().unwrap().window_used, used);
+        story.supervisor.close();
+        let mut found = Vec::new();
+        for event in story.supervisor.events() {
+            if let EventKind::Output { bytes, .. } = event.kind {
+                found.extend_from_slice(bytes.as_bytes());
+                let most = WINDOW + READ_MAX + 4096;
+                let status = status();
+                assert!(status.as_ref().is_none_or(|status| status.window_used < most), "{status:?}");
+            }
+        }
+        assert_same(&found, &numbers(1_000_000));
     }
 
     fn stderr_to_stdout_follows_inherited_stdout(way: Way) {

@@ -119,13 +119,14 @@ fn p02_byte_order_mark_before_first_message_is_skipped() {
 fn p02_pieces_of_long_lines_and_unfinished_line_are_marked() {
     use LineEnding::{CarriageReturnLineFeed, LineFeed, None, Partial};
     const MAX: usize = 64 << 10;
+    let long = |length, ending: &str| [vec![b'x'; length], ending.as_bytes().to_vec()].concat();
     // The two-byte character does not fit into the first piece.
     let split = format!("{}é{}", "x".repeat(MAX - 1), "y".repeat(MAX));
-    let outputs: [(Vec<u8>, Vec<(usize, LineEnding)>); 5] = [
-        ([&[b'x'; MAX], b"\n".as_slice()].concat(), vec![(MAX, LineFeed)]),
-        ([&[b'x'; MAX + 1], b"\r\n".as_slice()].concat(), vec![(MAX, Partial), (1, CarriageReturnLineFeed)]),
+    let outputs = [
+        (long(MAX, "\n"), vec![(MAX, LineFeed)]),
+        (long(MAX + 1, "\r\n"), vec![(MAX, Partial), (1, CarriageReturnLineFeed)]),
         (
-            [b"a\n", [b'x'; 2 * MAX + 7].as_slice()].concat(),
+            [b"a\n".to_vec(), long(2 * MAX + 7, "")].concat(),
             vec![(1, LineFeed), (MAX, Partial), (MAX, Partial), (7, None)],
         ),
         (split.into_bytes(), vec![(MAX - 1, Partial), (MAX, Partial), (2, None)]),

@@ -10,7 +10,7 @@ use crate::{
         credit::Permit,
         framing::error::FrameError,
         jsonrpc::request::{Notification, Request},
-        message::{Line, Message},
+        message::{Line, Message, OutputBytes},
     },
 };
 use std::{fmt, ops::Deref, sync::Arc, time::Duration};
@@ -20,8 +20,8 @@ const _: () = assert!(size_of::<Event>() <= 64);
 
 /// Something that happened to a worker, or that it sent.
 ///
-/// [`Started`](EventKind::Started) is the first event of an incarnation and [`Exited`](EventKind::Exited) the last. Messages and lines
-/// of one stream arrive in the order in which they were written.
+/// [`Started`](EventKind::Started) is the first event of an incarnation and [`Exited`](EventKind::Exited) the last. Messages, lines and
+/// output of one stream arrive in the order in which they were written.
 #[non_exhaustive]
 pub struct Event {
     /// The worker.
@@ -30,7 +30,7 @@ pub struct Event {
     pub incarnation: u32,
     /// What happened.
     pub kind: EventKind,
-    /// `None` for messages and lines, which are frequent.
+    /// `None` for messages, lines and other output, which are frequent.
     held: Option<Box<Held>>,
 }
 
@@ -45,7 +45,7 @@ struct Held {
 
 impl Event {
     pub(crate) fn of(shared: &Arc<SharedWorker>, incarnation: u32, kind: EventKind) -> Self {
-        let is_frequent = matches!(kind, EventKind::Message(_) | EventKind::Line { .. });
+        let is_frequent = matches!(kind, EventKind::Message(_) | EventKind::Line { .. } | EventKind::Output { .. });
         let hold = || {
             let permit = (!kind.is_charged()).then(|| shared.window.flow.permit(kind.bytes()));
             Box::new(Held { shared: Arc::clone(shared), _permit: permit })
@@ -54,7 +54,7 @@ impl Event {
         Self { worker: shared.id(), incarnation, held, kind }
     }
 
-    /// The worker whose window it counts against; `None` for messages and lines.
+    /// The worker whose window it counts against; `None` for messages, lines and other output.
     pub(crate) fn worker_shared(&self) -> Option<&SharedWorker> {
         self.held.as_ref().map(|held| &*held.shared)
     }
@@ -100,6 +100,13 @@ pub enum EventKind {
         /// The line, without its [ending](Line::ending). A line longer than 64 KiB is split into pieces of that length, each a
         /// [partial](Line::is_partial) line.
         line: Line,
+    },
+    /// The worker wrote bytes to a standard stream that is captured with [`OutputMode::Bytes`](crate::OutputMode::Bytes).
+    Output {
+        /// The stream.
+        stream: OutputStream,
+        /// The bytes: what one read returned, which may be a part of a write, or several writes.
+        bytes: OutputBytes,
     },
     /// The message stream contains something that is not a message: truncated by the exit, malformed, too long, or, with
     /// [`validate_json`](crate::WorkerSpec::validate_json) or a framing with sizes, not JSON. Reading resumes after it.

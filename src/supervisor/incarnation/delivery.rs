@@ -17,7 +17,7 @@ use crate::{
             batch::{FrameChunk, Span},
             error::FrameError,
         },
-        message::{Chunk, Line, Message},
+        message::{Chunk, Line, Message, OutputBytes},
     },
 };
 use std::sync::Arc;
@@ -52,6 +52,10 @@ impl Incarnation {
                         }
                         Kind::Lines(stream) => {
                             ready.extend(Line::of(chunk, spans).map(|line| event(EventKind::Line { stream, line })));
+                        }
+                        Kind::Bytes(stream) => {
+                            let pieces = OutputBytes::of(chunk, spans);
+                            ready.extend(pieces.map(|bytes| event(EventKind::Output { stream, bytes })));
                         }
                     }
                 }

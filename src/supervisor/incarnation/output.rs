@@ -2,6 +2,7 @@
 
 use crate::{
     exit::LeakedStream,
+    launch::stdio::OutputMode,
     pipe::anonymous::ends::PipeReader,
     policy::lifecycle::StreamId,
     supervisor::{
@@ -61,6 +62,7 @@ impl OutputStreams {
 pub(crate) enum Kind {
     Messages { check: bool },
     Lines(OutputStream),
+    Bytes(OutputStream),
 }
 
 /// One output stream.
@@ -89,8 +91,14 @@ impl OutputReader {
             let check = spec.validate_json || spec.framing.announces_sizes();
             (Kind::Messages { check }, Deframer::new(spec.framing, spec.max_message_size))
         } else {
-            let stream = if id == StreamId::Stdout { OutputStream::Stdout } else { OutputStream::Stderr };
-            (Kind::Lines(stream), Deframer::text(MAX_LINE))
+            let (stream, mode) = match id {
+                StreamId::Stdout => (OutputStream::Stdout, &spec.plan.stdout),
+                StreamId::Messages | StreamId::Stderr => (OutputStream::Stderr, &spec.plan.stderr),
+            };
+            match mode {
+                OutputMode::Bytes => (Kind::Bytes(stream), Deframer::bytes()),
+                _ => (Kind::Lines(stream), Deframer::text(MAX_LINE)),
+            }
         };
         set_nonblocking(&pipe);
         Self { id, kind, pipe, deframer }

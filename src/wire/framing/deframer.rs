@@ -22,6 +22,8 @@ pub(crate) struct Deframer {
 enum Splitter {
     Delimited(DelimitedFrames),
     Text(TextLines),
+    /// Every read is a frame.
+    Bytes,
     LengthPrefixed(HeaderFramed<LengthParser>),
     ContentLength(HeaderFramed<ContentLengthParser>),
 }
@@ -45,6 +47,11 @@ impl Deframer {
         Self { splitter: Splitter::Text(TextLines::new(max_line.clamp(1, FRAME_BYTES_MAX))), position: 0 }
     }
 
+    /// For captured output that is not split: each read is a frame.
+    pub(crate) fn bytes() -> Self {
+        Self { splitter: Splitter::Bytes, position: 0 }
+    }
+
     /// Counts offsets from `position`: the bytes before it were read elsewhere.
     pub(crate) fn starting_at(mut self, position: u64) -> Self {
         self.position = position;
@@ -59,6 +66,7 @@ impl Deframer {
             match &mut self.splitter {
                 Splitter::Delimited(delimited) => delimited.feed(part, &mut frames),
                 Splitter::Text(text) => text.feed(part, &mut frames),
+                Splitter::Bytes => frames.frame(0, part.len()),
                 Splitter::LengthPrefixed(prefixed) => prefixed.feed(part, &mut frames),
                 Splitter::ContentLength(prefixed) => prefixed.feed(part, &mut frames),
             }
@@ -82,6 +90,7 @@ impl Deframer {
         match &mut self.splitter {
             Splitter::Delimited(delimited) => delimited.finish(&mut frames),
             Splitter::Text(text) => text.finish(&mut frames),
+            Splitter::Bytes => {}
             Splitter::LengthPrefixed(prefixed) => prefixed.finish(&mut frames),
             Splitter::ContentLength(prefixed) => prefixed.finish(&mut frames),
         }
@@ -95,6 +104,7 @@ impl Deframer {
         let partial = match &self.splitter {
             Splitter::Delimited(delimited) => &delimited.partial,
             Splitter::Text(text) => &text.partial,
+            Splitter::Bytes => return 0,
             Splitter::LengthPrefixed(prefixed) => &prefixed.partial,
             Splitter::ContentLength(prefixed) => &prefixed.partial,
         };

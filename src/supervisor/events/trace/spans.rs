@@ -92,6 +92,7 @@ impl Trace {
             EventKind::Started { .. } => note!(INFO, span, "started"),
             EventKind::Message(message) => note!(TRACE, span, bytes = message.len(), "message"),
             EventKind::Line { stream, line } => note!(TRACE, span, ?stream, bytes = line.as_bytes().len(), "line"),
+            EventKind::Output { stream, bytes } => note!(TRACE, span, ?stream, bytes = bytes.len(), "output"),
             EventKind::InvalidFrame(fault) => {
                 note!(WARN, span, kind = ?fault.kind, bytes = fault.length, "invalid frame");
             }
@@ -188,6 +189,7 @@ fn is_talk(kind: &EventKind) -> bool {
         kind,
         EventKind::Message(_)
             | EventKind::Line { .. }
+            | EventKind::Output { .. }
             | EventKind::Request(_)
             | EventKind::Notification(_)
             | EventKind::StatusText(_)
