@@ -24,6 +24,9 @@ use std::{
     path::Path,
 };
 
+/// The room for what a child sends over a channel and its parent has not read, in bytes.
+const CHANNEL_BYTES: usize = 4 << 20;
+
 /// The parent's end of a pipe from `WorkerSpec::input_pipe` or `output_pipe`.
 #[derive(Debug)]
 pub(crate) enum ParentPipe {
@@ -31,17 +34,19 @@ pub(crate) enum ParentPipe {
     Writer(PipeWriter),
 }
 
-/// The parent's ends of standard streams that are sockets.
+/// The parent's ends of sockets that both sides use.
 #[derive(Debug)]
-pub(crate) struct StdioSockets {
-    pub(crate) input: OwnedFd,
-    pub(crate) output: OwnedFd,
+pub(crate) enum ParentSockets {
+    /// Of the child's standard streams.
+    Stdio { input: OwnedFd, output: OwnedFd },
+    /// Of Node's channel.
+    Channel(OwnedFd),
 }
 
 /// The parent's ends of a child's pipes.
 #[derive(Debug, Default)]
 pub(crate) struct ParentFds {
-    pub(crate) stdio: Option<StdioSockets>,
+    pub(crate) sockets: Option<ParentSockets>,
     pub(crate) stdin: Option<PipeWriter>,
     pub(crate) stdout: Option<PipeReader>,
     pub(crate) stderr: Option<PipeReader>,
@@ -109,7 +114,7 @@ pub(super) fn create(plan: &LaunchPlan, open_mode: OpenMode) -> Result<(ParentFd
     let mut ends = ParentFds::default();
     if plan.stdio_sockets {
         let (sockets, [stdin, stdout]) = stdio_sockets().map_err(pipes)?;
-        ends.stdio = Some(sockets);
+        ends.sockets = Some(sockets);
         let stderr = output(plan, &plan.stderr, 2, &mut ends.stderr, open_mode)?;
         let extra = extra(plan, &mut ends)?;
         return Ok((ends, ChildFds { standard: [stdin, stdout, stderr], extra }));
@@ -136,12 +141,12 @@ pub(super) fn create(plan: &LaunchPlan, open_mode: OpenMode) -> Result<(ParentFd
 
 /// Standard input and output as sockets, which the parent reads and writes without blocking. As in Node's `child_process`, each is a pair of
 /// its own: Python's asyncio takes a standard output that becomes readable for closed.
-fn stdio_sockets() -> io::Result<(StdioSockets, [ChildStdio; 2])> {
+fn stdio_sockets() -> io::Result<(ParentSockets, [ChildStdio; 2])> {
     let [input, stdin] = socket::pair()?;
     let [output, stdout] = socket::pair()?;
     // Like a pipe, standard input cannot be written, and file descriptors cannot be sent over it.
     socket::shutdown(input.as_fd(), Shutdown::Read)?;
-    Ok((StdioSockets { input, output }, [ChildStdio::Own(stdin), ChildStdio::Own(stdout)]))
+    Ok((ParentSockets::Stdio { input, output }, [ChildStdio::Own(stdin), ChildStdio::Own(stdout)]))
 }
 
 /// The fds in addition to the standard streams.
@@ -159,6 +164,13 @@ fn extra(plan: &LaunchPlan, ends: &mut ParentFds) -> Result<Vec<OwnedFd>, SpawnE
                 let (writer, end) = anonymous::to_child().map_err(pipes)?;
                 ends.pipes.push((wanted.name.clone(), ParentPipe::Writer(writer)));
                 OwnedFd::from(end)
+            }
+            FdSource::Channel => {
+                let [parent, child] = socket::pair().map_err(pipes)?;
+                // What the child has sent before it exits arrives, as far as it fits.
+                drop(socket::set_send_buffer(child.as_fd(), CHANNEL_BYTES));
+                ends.sockets = Some(ParentSockets::Channel(parent));
+                child
             }
             FdSource::Inherited(fd) => duplicate(fd.as_fd(), plan)?,
         });

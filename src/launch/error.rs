@@ -50,8 +50,9 @@ pub enum SpecError {
         /// The fd number.
         number: i32,
     },
-    /// [`spawn_unsupervised`](crate::WorkerSpec::spawn_unsupervised) of a spec with a control pipe: only a supervisor serves it.
-    #[error("control pipe requires a supervisor")]
+    /// [`spawn_unsupervised`](crate::WorkerSpec::spawn_unsupervised) of a spec with a control connection, or with Node's channel: only a
+    /// supervisor serves it.
+    #[error("control connection requires a supervisor")]
     ControlUnsupported,
     /// The spec passes the path of the control pipe twice.
     #[error("duplicate control pipe")]

@@ -86,6 +86,8 @@ pub(crate) enum FdSource {
     OutputPipe,
     /// A new pipe that the child reads.
     InputPipe,
+    /// A socket for both directions.
+    Channel,
     Inherited(Arc<OwnedFd>),
 }
 

@@ -149,6 +149,11 @@ impl Lifecycle {
         }
     }
 
+    /// A stream was opened after the start.
+    pub(crate) fn stream_opened(&mut self, stream: StreamId) {
+        set(&mut self.open, stream, true);
+    }
+
     /// Whether the process runs and is not being stopped.
     pub(crate) fn is_running(&self) -> bool {
         self.state == LifecycleState::Running

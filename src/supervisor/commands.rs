@@ -2,7 +2,7 @@
 
 use crate::{
     ids::{GroupId, WorkerId},
-    launch::{descriptors::StdioSockets, error::SpawnError},
+    launch::{descriptors::ParentSockets, error::SpawnError},
     pipe::anonymous::ends::PipeReader,
     supervisor::{
         containment::{guard::GuardReport, inspector::request::ScanResult},
@@ -95,8 +95,8 @@ pub(crate) struct SpawnedProcess {
     pub(crate) messages: Option<PipeReader>,
     pub(crate) stdout: Option<PipeReader>,
     pub(crate) stderr: Option<PipeReader>,
-    /// The standard streams, if they carry control.
-    pub(crate) stdio: Option<StdioSockets>,
+    /// The sockets that carry control, unless the worker connects.
+    pub(crate) sockets: Option<ParentSockets>,
     /// The pipe on which it writes a newline when it is ready.
     pub(crate) readiness_pipe: Option<PipeReader>,
     /// The socket to which it sends `sd_notify` datagrams.

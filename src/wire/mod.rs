@@ -11,6 +11,7 @@ pub(crate) mod decode; // parses JSON, with the offset of errors
 
 pub(crate) mod message; // messages and lines: slices of shared chunks
 
+pub(crate) mod node_channel; // the messages of Node's `child_process.fork`
 pub(crate) mod send_queue; // bytes that wait to be sent
 
 pub(crate) mod sd_notify; // parses sd_notify(3) datagrams

@@ -20,6 +20,7 @@ mod chaos;
 mod control;
 mod denied;
 mod fanout;
+mod foreign;
 mod foreign_text;
 mod groups;
 mod guard;

@@ -257,7 +257,7 @@ fn p16_settings_that_conflict_with_control_on_stdio_are_refused() {
     assert_eq!(conflict(spec().stdin(StdinMode::Pipe)), ["control_on_stdio", "stdin"]);
     assert_eq!(conflict(spec().stdout(lines)), ["control_on_stdio", "stdout"]);
     assert_eq!(conflict(spec().messages_on_stdout()), ["control_on_stdio", "messages_on_stdout"]);
-    assert_eq!(conflict(spec().control(Pass::arg("{}"))), ["control", "control_on_stdio"]);
+    assert_eq!(conflict(spec().control(Pass::arg("{}"))), ["control_on_stdio", "control"]);
     let twice = spec().control_on_stdio(StdioProtocol::new(Framing::ContentLength));
     assert_eq!(twice.validate(), Err(SpecError::DuplicateControl));
     assert_eq!(conflict(spec().ready(Readiness::control())), ["ready", "control"]);

@@ -179,6 +179,14 @@ impl RpcConnection {
         state.flush_or_watch();
     }
 
+    /// Opens a connection whose other direction carries messages.
+    pub(crate) fn open_for_sending(&self, socket: &Arc<RpcSocket>) {
+        let mut state = self.lock();
+        state.socket = SocketState::Open(Arc::clone(socket));
+        state.read_owner = ReadOwner::Paused;
+        state.flush_or_watch();
+    }
+
     /// Sends queued bytes, and requests a report when the socket takes more.
     pub(crate) fn flush(&self) {
         self.lock().flush_or_watch();

@@ -1,9 +1,10 @@
 //! The sockets of a control connection, and their registration with the loop's epoll.
 
 use crate::{
-    launch::descriptors::StdioSockets,
+    launch::descriptors::ParentSockets,
     sys::{
         epoll::{Interests, Poller},
+        fd,
         fd_free_stream::{self, FdFreeStream},
         socket,
     },
@@ -45,9 +46,13 @@ impl RpcSocket {
         Self { stream, writer: None, poller: Arc::clone(poller), token }
     }
 
-    /// The worker's standard output, which is read, and its standard input.
-    pub(crate) fn split(sockets: StdioSockets, poller: &Arc<Poller>, [token, writer]: [u64; 2]) -> io::Result<Self> {
-        let StdioSockets { input, output } = sockets;
+    /// The worker's standard output, which is read, and its standard input; or a channel, whose directions are used apart from each other.
+    pub(crate) fn split(sockets: ParentSockets, poller: &Arc<Poller>, [token, writer]: [u64; 2]) -> io::Result<Self> {
+        let (input, output) = match sockets {
+            ParentSockets::Stdio { input, output } => (input, output),
+            // Two registrations need two descriptors.
+            ParentSockets::Channel(socket) => (fd::duplicate(socket.as_fd(), fd::MIN_FD)?, socket),
+        };
         // Where the kernel does not support it, received file descriptors are detected later.
         drop(fd_free_stream::refuse_descriptors(output.as_fd()));
         let writer = Some(WriteSocket { socket: input, token: writer });

@@ -105,7 +105,7 @@ impl EventLoop {
         // The clock of the loop may be behind the real clock.
         arrival.started = arrival.started.min(self.reactor.clock.now());
         let (secret, control_connect_timeout) = (arrival.key.take(), arrival.spec.time_to_connect());
-        let stdio = arrival.stdio.take();
+        let sockets = arrival.sockets.take();
         let (shared, spec, process) =
             (Arc::clone(&arrival.shared), Arc::clone(&arrival.spec), Arc::clone(&arrival.process));
         // Before the event: its consumer must find this incarnation through the handle of the worker.
@@ -127,8 +127,8 @@ impl EventLoop {
         if let Some(secret) = secret {
             self.on(key, |incarnation, cx| incarnation.expect_connection(secret, control_connect_timeout, cx));
         }
-        if let Some(sockets) = stdio {
-            self.on(key, |incarnation, cx| incarnation.connect_stdio(sockets, cx));
+        if let Some(sockets) = sockets {
+            self.on(key, |incarnation, cx| incarnation.connect_sockets(sockets, cx));
         }
         self.settle();
         if let Phase::Stopping { until } | Phase::Terminating { until } = self.shutdown.phase {

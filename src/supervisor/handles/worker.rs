@@ -16,7 +16,10 @@ use crate::{
         sync::lock,
         worker::{SharedWorker, WaitOutcome, process::WorkerProcess},
     },
-    wire::jsonrpc::{completion::Completion, error::CallError},
+    wire::{
+        jsonrpc::{completion::Completion, error::CallError, request::RpcSender},
+        node_channel,
+    },
 };
 use serde::{Serialize, de::DeserializeOwned};
 use std::{io, sync::Arc, time::Duration};
@@ -241,6 +244,18 @@ impl Worker {
     /// As [`start_call`](Self::start_call). Does not report whether the worker has read it.
     pub fn notify<P: Serialize + ?Sized>(&self, method: &str, params: &P) -> Result<(), CallError> {
         self.shared.connection()?.notify(method, params)
+    }
+
+    /// Sends a message to a worker with [`node_channel`](crate::WorkerSpec::node_channel): its `process.on("message")` receives the value.
+    ///
+    /// # Errors
+    ///
+    /// [`Unsupported`](CallError::Unsupported) for other workers. [`Encode`](CallError::Encode) if the value cannot be serialized as JSON, or
+    /// is an object whose `cmd` begins with `NODE_`, which Node would keep to itself. Otherwise as [`notify`](Self::notify).
+    #[doc(alias = "process.send")]
+    pub fn send<T: Serialize + ?Sized>(&self, message: &T) -> Result<(), CallError> {
+        let channel = self.shared.channel()?;
+        channel.send_line(node_channel::message(message).map_err(CallError::Encode)?)
     }
 
     /// Takes our end of standard input, with [`StdinMode::Pipe`](crate::StdinMode::Pipe).

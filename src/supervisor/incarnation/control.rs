@@ -1,7 +1,6 @@
 //! The control connection of an incarnation: connecting, reading, pausing and closing.
 
 use crate::{
-    launch::descriptors::StdioSockets,
     policy::{
         call_burst,
         readiness::{ReadinessInput, ReadinessSource},
@@ -71,20 +70,7 @@ impl Incarnation {
         }
     }
 
-    /// Opens the control connection over the standard streams.
-    pub(crate) fn connect_stdio(&mut self, sockets: StdioSockets, cx: &mut IncarnationContext<'_>) {
-        let Some(connection) = self.process.connection().map(Arc::clone) else { return };
-        let tokens = [Token::Control(self.key), Token::ControlInput(self.key)].map(Token::as_u64);
-        let socket = match RpcSocket::split(sockets, &cx.reactor.poller, tokens) {
-            Ok(socket) => Arc::new(socket),
-            // The kernel refused an option of the socket: the worker reads the end of its standard input.
-            Err(_) => return self.disconnect(DisconnectReason::Closed, cx),
-        };
-        let frame_reader = FrameReader::new(connection.protocol.framing, self.spec.max_message_size);
-        self.begin_session(&socket, &connection, frame_reader, cx);
-    }
-
-    fn begin_session(
+    pub(crate) fn begin_session(
         &mut self,
         socket: &Arc<RpcSocket>,
         connection: &Arc<RpcConnection>,
@@ -95,29 +81,6 @@ impl Incarnation {
         self.session = Some(ControlSession::new(Arc::clone(socket), connection, window));
         connection.open(socket, frame_reader);
         self.register(Token::Control(self.key), cx);
-    }
-
-    /// Standard input takes queued data.
-    pub(crate) fn flush_control(&self) {
-        if let Some(connection) = self.process.connection() {
-            connection.flush();
-        }
-    }
-
-    /// The worker has closed its standard input, and may have exited.
-    pub(crate) fn input_closed(&mut self, cx: &mut IncarnationContext<'_>) {
-        cx.reactor.set_timer_after(EXIT_GRACE_TIME, Timer::DisconnectGrace(self.key));
-    }
-
-    /// The exit of the worker has not followed the end of the connection, or of the worker's standard input.
-    pub(crate) fn disconnect_grace_over(&mut self, cx: &mut IncarnationContext<'_>) {
-        if self.session.is_none() {
-            return self.disconnect(DisconnectReason::Closed, cx);
-        }
-        // It has closed only its standard input, and may still write.
-        if let Some(connection) = self.process.connection().filter(|_| self.process.child().is_running()) {
-            connection.fail_calls();
-        }
     }
 
     /// Handles readiness of the control connection: sends queued data and reads once.

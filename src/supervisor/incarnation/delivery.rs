@@ -18,6 +18,7 @@ use crate::{
             error::FrameError,
         },
         message::{Chunk, Line, Message, OutputBytes},
+        node_channel,
     },
 };
 use std::sync::Arc;
@@ -41,14 +42,14 @@ impl Incarnation {
                 FrameChunk::Frames { bytes, offset, spans } => {
                     let chunk = self.chunk(bytes, spans);
                     match kind {
-                        Kind::Messages { check: false } => {
-                            ready.extend(Message::of(chunk, spans).map(EventKind::Message).map(event));
-                        }
-                        Kind::Messages { check: true } => {
+                        Kind::Messages { check, has_internal } => {
                             let messages = Message::of(chunk, spans).zip(spans);
-                            let checked =
-                                messages.map(|(message, span)| self.checked(message, offset + span.start() as u64));
-                            ready.extend(checked.map(event));
+                            let meant =
+                                messages.filter(|(one, _)| !has_internal || !node_channel::is_internal(one.as_bytes()));
+                            ready.extend(meant.map(|(message, span)| {
+                                let offset = offset + span.start() as u64;
+                                event(if check { self.checked(message, offset) } else { EventKind::Message(message) })
+                            }));
                         }
                         Kind::Lines(stream) => {
                             ready.extend(Line::of(chunk, spans).map(|line| event(EventKind::Line { stream, line })));

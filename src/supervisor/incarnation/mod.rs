@@ -9,6 +9,7 @@ pub(crate) mod message_probe;
 pub(crate) mod output;
 pub(crate) mod probe;
 pub(crate) mod session;
+pub(crate) mod sockets;
 pub(crate) mod streams;
 pub(crate) mod tail;
 pub(crate) mod transitions;
@@ -33,7 +34,7 @@ use crate::{
         incarnation::{
             context::IncarnationContext,
             health::{Health, Notifications},
-            output::{OutputReader, OutputStreams, set_nonblocking},
+            output::{OutputReader, OutputSource, OutputStreams, set_nonblocking},
             session::ControlSession,
             tree::TreeExit,
         },
@@ -88,12 +89,12 @@ impl Incarnation {
             readiness_pipe,
             notify_socket,
             key: _,
-            stdio: _,
+            sockets: _,
         } = arrival;
         let streams = [
-            messages.map(|pipe| OutputReader::new(StreamId::Messages, pipe, &spec)),
-            stdout.map(|pipe| OutputReader::new(StreamId::Stdout, pipe, &spec)),
-            stderr.map(|pipe| OutputReader::new(StreamId::Stderr, pipe, &spec)),
+            messages.map(|pipe| OutputReader::new(StreamId::Messages, OutputSource::Pipe(pipe), &spec)),
+            stdout.map(|pipe| OutputReader::new(StreamId::Stdout, OutputSource::Pipe(pipe), &spec)),
+            stderr.map(|pipe| OutputReader::new(StreamId::Stderr, OutputSource::Pipe(pipe), &spec)),
         ];
         let timeouts = Timeouts {
             drain_timeout: spec.drain_timeout,

@@ -6,15 +6,18 @@ use crate::{
     pipe::anonymous::ends::PipeReader,
     policy::lifecycle::StreamId,
     supervisor::{
+        control::rpc_socket::RpcSocket,
         events::event::OutputStream,
         incarnation::tail::Ends,
-        spec::{MessageSource, WorkerSpec},
+        spec::{MessageSource, WorkerSpec, control_source::ControlSource},
     },
-    sys::fd,
+    sys::{fd, fifo},
     wire::framing::deframer::Deframer,
 };
 use std::{
+    io,
     os::fd::{AsFd, BorrowedFd},
+    sync::Arc,
     time::Instant,
 };
 
@@ -60,9 +63,39 @@ impl OutputStreams {
 /// The content of a stream.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Kind {
-    Messages { check: bool },
+    Messages {
+        check: bool,
+        /// Some messages are Node's own.
+        has_internal: bool,
+    },
     Lines(OutputStream),
     Bytes(OutputStream),
+}
+
+/// What a stream is read from.
+#[derive(Debug)]
+pub(crate) enum OutputSource {
+    Pipe(PipeReader),
+    /// Node's channel, which can carry file descriptors.
+    Channel(Arc<RpcSocket>),
+}
+
+impl OutputSource {
+    /// Reads once. Never blocks.
+    pub(crate) fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Pipe(pipe) => pipe.read_once(buffer),
+            Self::Channel(socket) => socket.stream.receive(buffer),
+        }
+    }
+
+    /// The number of bytes that can be read now.
+    pub(crate) fn bytes_available(&self) -> io::Result<usize> {
+        match self {
+            Self::Pipe(pipe) => pipe.bytes_available(),
+            Self::Channel(socket) => fifo::unread(socket.as_fd()),
+        }
+    }
 }
 
 /// One output stream.
@@ -70,18 +103,21 @@ pub(crate) enum Kind {
 pub(crate) struct OutputReader {
     pub(crate) id: StreamId,
     pub(crate) kind: Kind,
-    pub(crate) pipe: PipeReader,
+    pub(crate) source: OutputSource,
     pub(crate) deframer: Deframer,
 }
 
 impl AsFd for OutputReader {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.pipe.as_fd()
+        match &self.source {
+            OutputSource::Pipe(pipe) => pipe.as_fd(),
+            OutputSource::Channel(socket) => socket.as_fd(),
+        }
     }
 }
 
 impl OutputReader {
-    pub(crate) fn new(id: StreamId, pipe: PipeReader, spec: &WorkerSpec) -> Self {
+    pub(crate) fn new(id: StreamId, source: OutputSource, spec: &WorkerSpec) -> Self {
         let messages = match id {
             StreamId::Messages => true,
             StreamId::Stdout => spec.messages == MessageSource::Stdout,
@@ -89,7 +125,8 @@ impl OutputReader {
         };
         let (kind, deframer) = if messages {
             let check = spec.validate_json || spec.framing.announces_sizes();
-            (Kind::Messages { check }, Deframer::new(spec.framing, spec.max_message_size))
+            let has_internal = spec.control == ControlSource::NodeChannel;
+            (Kind::Messages { check, has_internal }, Deframer::new(spec.framing, spec.max_message_size))
         } else {
             let (stream, mode) = match id {
                 StreamId::Stdout => (OutputStream::Stdout, &spec.plan.stdout),
@@ -100,8 +137,10 @@ impl OutputReader {
                 _ => (Kind::Lines(stream), Deframer::text(MAX_LINE)),
             }
         };
-        set_nonblocking(&pipe);
-        Self { id, kind, pipe, deframer }
+        if let OutputSource::Pipe(pipe) = &source {
+            set_nonblocking(pipe);
+        }
+        Self { id, kind, source, deframer }
     }
 }
 

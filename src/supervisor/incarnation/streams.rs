@@ -40,6 +40,7 @@ impl Incarnation {
         }
         if has_ended {
             self.forget_stream(stream, cx);
+            self.channel_ended(stream, cx);
             self.input(LifecycleInput::StreamEnded(stream), cx);
         }
     }
@@ -117,15 +118,15 @@ impl Incarnation {
 
     fn unread(&self, stream: StreamId) -> usize {
         let reader = self.output.readers.get(stream.index()).and_then(Option::as_ref);
-        reader.map_or(0, |reader| reader.pipe.bytes_available().unwrap_or(0))
+        reader.map_or(0, |reader| reader.source.bytes_available().unwrap_or(0))
     }
 
     /// Reads once and returns the number of bytes: `Some(0)` at the end, `None` if nothing is available.
     fn read_some(&mut self, stream: StreamId, scratch: &mut [u8], sink: &mut EventSink) -> Option<usize> {
         let reader = self.output.readers.get_mut(stream.index())?.as_mut()?;
-        let read = match reader.pipe.read_once(scratch) {
+        let read = match reader.source.read(scratch) {
             Err(error) if is_transient(&error) => return None,
-            // A pipe has no other errors; any would be handled as its end.
+            // A pipe has no other errors, and a channel has one: a file descriptor came along. Any is handled as its end.
             read => read.unwrap_or(0),
         };
         let bytes = scratch.get(..read)?;

@@ -373,7 +373,7 @@ impl Spawner {
         let readiness_pipe = ends.take_reader(READINESS_PIPE);
         let events = &self.connection_events;
         let connection = spec.control.protocol().map(|rpc| Arc::new(RpcConnection::new(Arc::clone(events), id, rpc)));
-        let stdio = ends.stdio.take();
+        let sockets = ends.sockets.take();
         let hold = thread.filter(|_| context.death_signal.is_some()).and_then(|thread| self.starts.hold_thread(thread));
         let tree = ProcessTree {
             guard_entry: guard_entry.into(),
@@ -393,7 +393,7 @@ impl Spawner {
             started,
             starts_before,
             streams,
-            stdio,
+            sockets,
             readiness_pipe,
             notify_socket,
         })

@@ -1,7 +1,7 @@
 //! A process that was started.
 
 use crate::{
-    launch::descriptors::StdioSockets,
+    launch::descriptors::ParentSockets,
     supervisor::{
         commands::SpawnedProcess,
         spawner::streams::Pipe,
@@ -18,7 +18,7 @@ pub(super) struct StartedProcess {
     pub(super) started: Instant,
     pub(super) starts_before: u64,
     pub(super) streams: (Pipe, Pipe, Pipe),
-    pub(super) stdio: Option<StdioSockets>,
+    pub(super) sockets: Option<ParentSockets>,
     pub(super) readiness_pipe: Pipe,
     pub(super) notify_socket: Option<NotifySocket>,
 }
@@ -31,7 +31,7 @@ impl StartedProcess {
             started,
             starts_before,
             streams: (messages, stdout, stderr),
-            stdio,
+            sockets,
             readiness_pipe,
             notify_socket,
         } = self;
@@ -45,7 +45,7 @@ impl StartedProcess {
             messages,
             stdout,
             stderr,
-            stdio,
+            sockets,
             readiness_pipe,
             notify_socket,
         })

@@ -1,9 +1,17 @@
 //! The control connection of a worker: over a pipe, or over its standard streams.
 
 use crate::{
-    launch::{error::SpecError, pass::Pass},
+    launch::{
+        error::SpecError,
+        pass::Pass,
+        plan::{FdSource, MESSAGES},
+    },
     supervisor::spec::{MessageSource, WorkerSpec, control_source::ControlSource},
-    wire::jsonrpc::stdio_protocol::StdioProtocol,
+    wire::{
+        framing::Framing,
+        jsonrpc::stdio_protocol::StdioProtocol,
+        node_channel::{CHANNEL_VARIABLE, SERIALIZATION, SERIALIZATION_VARIABLE},
+    },
 };
 use std::time::Duration;
 
@@ -44,13 +52,44 @@ impl WorkerSpec {
         self.control_by(ControlSource::Stdio(protocol))
     }
 
+    /// Connects the worker by the channel of Node's `child_process.fork`: for unmodified scripts of Node.
+    ///
+    /// What the script sends by `process.send` arrives as [`EventKind::Message`](crate::EventKind::Message), and
+    /// [`Worker::send`](crate::Worker::send) sends what its `process.on("message")` receives. The channel has no calls:
+    /// [`Worker::call`](crate::Worker::call) and [`notify`](crate::Worker::notify) fail with
+    /// [`CallError::Unsupported`](crate::CallError::Unsupported). Messages of Node itself (`{"cmd": "NODE_…"}`) are skipped, and a handle that
+    /// the script sends ends the channel. When the script calls `process.disconnect()`,
+    /// [`ControlDisconnected`](crate::EventKind::ControlDisconnected) follows, unless it exits.
+    ///
+    /// The script is started by its path, since `node` is its program. By default it is stopped by the end of the channel (its event
+    /// `disconnect`), SIGTERM after 1 s, and SIGKILL after 5 s more.
+    ///
+    /// Node drops messages that do not fit into the channel when the script calls `process.exit()`. So the channel has room for 4 MiB;
+    /// without `CAP_NET_ADMIN` the kernel limits this to twice `/proc/sys/net/core/wmem_max`.
+    ///
+    /// Conflicts with other sources of messages, and with [`control`](Self::control) and [`control_on_stdio`](Self::control_on_stdio).
+    ///
+    /// ```
+    /// use pipewright::WorkerSpec;
+    ///
+    /// WorkerSpec::new("node").arg("worker.js").node_channel();
+    /// ```
+    #[doc(alias = "fork")]
+    #[doc(alias = "NODE_CHANNEL_FD")]
+    pub fn node_channel(mut self) -> Self {
+        self.plan.add_fd(MESSAGES, FdSource::Channel, Pass::env(CHANNEL_VARIABLE));
+        self.env(SERIALIZATION_VARIABLE, SERIALIZATION)
+            .messages_from(MessageSource::Pipe)
+            .control_by(ControlSource::NodeChannel)
+    }
+
     fn control_by(mut self, source: ControlSource) -> Self {
         if self.control != ControlSource::Nowhere {
             let error = if self.control.setting() == source.setting() {
                 SpecError::DuplicateControl
             } else {
-                let reason = "a worker has one control connection".into();
-                SpecError::Conflict { settings: ["control", "control_on_stdio"], reason }
+                let reason = "a worker has one connection".into();
+                SpecError::Conflict { settings: [self.control.setting(), source.setting()], reason }
             };
             self.plan.first_error.get_or_insert(error);
         }
@@ -84,8 +123,12 @@ impl WorkerSpec {
         self
     }
 
-    /// Checks that no other setting uses the standard streams that carry control.
-    pub(crate) fn check_stdio(&self) -> Result<(), SpecError> {
+    /// Checks that no other setting uses what carries the connection.
+    pub(crate) fn check_connection(&self) -> Result<(), SpecError> {
+        if self.control == ControlSource::NodeChannel && self.framing != Framing::Lines {
+            let reason = "messages of Node are lines".into();
+            return Err(SpecError::Conflict { settings: ["node_channel", "framing"], reason });
+        }
         if !matches!(self.control, ControlSource::Stdio(_)) {
             return Ok(());
         }

@@ -2,7 +2,13 @@
 
 use crate::{
     policy::stop::{StopPolicy, StopStep},
-    wire::jsonrpc::stdio_protocol::{RpcProtocol, StdioProtocol},
+    wire::{
+        framing::Framing,
+        jsonrpc::{
+            dialect::Dialect,
+            stdio_protocol::{RpcProtocol, StdioProtocol},
+        },
+    },
 };
 use std::time::Duration;
 
@@ -17,6 +23,8 @@ pub(crate) enum ControlSource {
     Pipe,
     /// The worker's standard input and output.
     Stdio(StdioProtocol),
+    /// Node's channel, which carries messages only.
+    NodeChannel,
 }
 
 impl ControlSource {
@@ -26,6 +34,7 @@ impl ControlSource {
             Self::Nowhere => None,
             Self::Pipe => Some(RpcProtocol::default()),
             Self::Stdio(protocol) => Some(protocol.rpc),
+            Self::NodeChannel => Some(RpcProtocol { framing: Framing::Lines, dialect: Dialect::Messages }),
         }
     }
 
@@ -34,7 +43,7 @@ impl ControlSource {
         match self {
             Self::Nowhere | Self::Pipe => StopPolicy::default(),
             // It knows nothing of the notification `shutdown`.
-            Self::Stdio(_) => StopPolicy::kill()
+            Self::Stdio(_) | Self::NodeChannel => StopPolicy::kill()
                 .step([StopStep::ClosePipes], Duration::from_secs(1))
                 .step([StopStep::SignalGroup(libc::SIGTERM)], Duration::from_secs(5)),
         }
@@ -45,6 +54,7 @@ impl ControlSource {
         match self {
             Self::Nowhere | Self::Pipe => "control",
             Self::Stdio(_) => "control_on_stdio",
+            Self::NodeChannel => "node_channel",
         }
     }
 }

@@ -241,7 +241,7 @@ impl WorkerSpec {
         self.messages_from(MessageSource::Stderr)
     }
 
-    fn messages_from(mut self, source: MessageSource) -> Self {
+    pub(crate) fn messages_from(mut self, source: MessageSource) -> Self {
         if self.messages != MessageSource::Nowhere {
             self.plan.first_error.get_or_insert(SpecError::DuplicateMessageStream);
         }

@@ -43,7 +43,7 @@ impl WorkerSpec {
             let reason = "its messages come from there: only `OutputMode::Lines` fits".into();
             return Err(SpecError::Conflict { settings: [stream.0, stream.1], reason });
         }
-        self.check_stdio()?;
+        self.check_connection()?;
         self.check_merged_stderr()?;
         self.check_health()?;
         let is_ours = matches!(self.plan.program, Program::Named(_)) && self.kills_whole_tree();

@@ -18,6 +18,8 @@ pub(crate) enum Dialect {
     Lsp,
     /// `ping` and `notifications/cancelled`, from the Model Context Protocol.
     Mcp,
+    /// No JSON-RPC: JSON values both ways.
+    Messages,
 }
 
 /// The cancellation of MCP.
@@ -40,14 +42,14 @@ impl Dialect {
     pub(crate) fn ping(self) -> Option<&'static str> {
         match self {
             Self::Pipewright | Self::Mcp => Some(PING),
-            Self::Lsp => None,
+            Self::Lsp | Self::Messages => None,
         }
     }
 
     /// The answer to a ping of the peer.
     pub(super) fn pong(self, id: &RequestId) -> serde_json::Result<Vec<u8>> {
         match self {
-            Self::Pipewright | Self::Lsp => encode::response(id, &()),
+            Self::Pipewright | Self::Lsp | Self::Messages => encode::response(id, &()),
             Self::Mcp => encode::response(id, &Empty {}),
         }
     }
@@ -55,7 +57,7 @@ impl Dialect {
     /// The name of the notification that cancels a request.
     pub(super) fn cancel(self) -> &'static str {
         match self {
-            Self::Pipewright | Self::Lsp => CANCEL,
+            Self::Pipewright | Self::Lsp | Self::Messages => CANCEL,
             Self::Mcp => MCP_CANCELLED,
         }
     }
@@ -64,7 +66,7 @@ impl Dialect {
     pub(super) fn cancellation(self, id: u64) -> serde_json::Result<Vec<u8>> {
         let id = to_raw_value(&id)?;
         match self {
-            Self::Pipewright | Self::Lsp => encode::notification(CANCEL, &Cancel { id }),
+            Self::Pipewright | Self::Lsp | Self::Messages => encode::notification(CANCEL, &Cancel { id }),
             Self::Mcp => {
                 let reason = Some("the caller no longer waits for the result".to_owned());
                 encode::notification(MCP_CANCELLED, &McpCancelled { request_id: id, reason })
@@ -75,7 +77,7 @@ impl Dialect {
     /// The id of the cancelled request, from the parameters of [`cancel`](Self::cancel).
     pub(super) fn cancelled_id(self, params: Option<&RawValue>) -> Option<RequestId> {
         match self {
-            Self::Pipewright | Self::Lsp => protocol::cancelled_id(params),
+            Self::Pipewright | Self::Lsp | Self::Messages => protocol::cancelled_id(params),
             Self::Mcp => serde_json::from_str::<McpCancelled>(params?.get()).ok().map(|one| RequestId(one.request_id)),
         }
     }

@@ -125,6 +125,14 @@ pub enum CallError {
     /// There is no control pipe: the spec of the worker does not set `control`.
     #[error("no control pipe: the spec does not set `control`")]
     NotConnected,
+    /// The connection of the worker is of another kind.
+    #[error("{operation} is not possible: {reason}")]
+    Unsupported {
+        /// The operation.
+        operation: &'static str,
+        /// The reason.
+        reason: &'static str,
+    },
     /// The peer does not read, and the queue of bytes for it has reached its limit.
     #[error("send queue is full: the peer has not read {queued} bytes")]
     QueueFull {
@@ -179,6 +187,7 @@ impl From<CallError> for io::Error {
             CallError::TimedOut => io::ErrorKind::TimedOut,
             CallError::WorkerExited { .. } | CallError::ParentGone => io::ErrorKind::BrokenPipe,
             CallError::NotConnected => io::ErrorKind::NotConnected,
+            CallError::Unsupported { .. } => io::ErrorKind::Unsupported,
             CallError::QueueFull { .. } | CallError::EventsUnreceived { .. } => io::ErrorKind::WouldBlock,
             CallError::Encode(_) | CallError::InvalidResult(_) => io::ErrorKind::InvalidData,
             CallError::Io(source) => source.kind(),

@@ -56,6 +56,10 @@ struct RpcLine<'a> {
 impl RpcMessage {
     /// Parses one line. Returns `None` if it is not JSON-RPC 2.0.
     pub(crate) fn parse(line: &[u8]) -> Option<Self> {
+        if !line.trim_ascii_start().starts_with(b"{") {
+            // serde would also take an array for the structure.
+            return None;
+        }
         let line: RpcLine<'_> = serde_json::from_slice(line).ok()?;
         // Some peers omit the member in responses; their callers still wait for them.
         let may_lack_version = line.method.is_none() && line.jsonrpc.is_none();
@@ -213,6 +217,7 @@ mod tests {
             "",
             "1",
             "[]",
+            r#"["2.0",1,"x"]"#,
             "{}",
             r#"{"jsonrpc":"1.0","method":"x"}"#,
             r#"{"jsonrpc":"2.0"}"#,

@@ -1,0 +1,30 @@
+//! Programs that were not written for this library, unmodified. `.ci/run` installs them; elsewhere the tests of missing ones are skipped.
+
+mod node;
+
+use std::{
+    env,
+    path::{Path, PathBuf},
+};
+
+/// Where `.ci/run` installs programs that are no packages of the system.
+const DIRECTORIES: [&str; 2] = ["target/foreign/node_modules/.bin", "target/foreign/python/bin"];
+
+/// Returns the path of a program. Without it the test is skipped, and fails in continuous integration.
+#[track_caller]
+#[expect(clippy::print_stderr, reason = "skipped tests must be visible")]
+fn program(name: &str) -> Option<PathBuf> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let path = env::var_os("PATH").unwrap_or_default();
+    let found = DIRECTORIES
+        .iter()
+        .map(|directory| root.join(directory))
+        .chain(env::split_paths(&path))
+        .map(|directory| directory.join(name))
+        .find(|candidate| candidate.is_file());
+    if found.is_none() {
+        assert!(env::var("CI").as_deref() != Ok("true"), "{name} is not installed, see .ci/run");
+        eprintln!("skipped: {name} is not installed, see .ci/run");
+    }
+    found
+}
