@@ -1,8 +1,11 @@
 //! A JSON-RPC server on standard input and output that knows nothing of the library.
 
-use crate::{Options, Outcome, kernel};
+use crate::{Options, kernel};
 use serde_json::{Value, json};
-use std::io::{self, BufRead, Read, Write};
+use std::{
+    error::Error,
+    io::{self, BufRead, Read, Write},
+};
 
 /// The framing, spoken by hand.
 #[derive(Clone, Copy)]
@@ -58,7 +61,7 @@ impl Wire {
 
 /// Answers `echo`, `die`, `log`, `ask`, `burst N`, `stray`, `close input`, `close output`, `held` until the next message, and `seen`: all
 /// messages so far.
-pub(crate) fn serve(options: &Options) -> Outcome {
+pub(crate) fn serve(options: &Options) -> Result<u8, Box<dyn Error>> {
     let wire = match options.get("framing") {
         Some("nul") => Wire::Nul,
         Some("length-prefixed") => Wire::LengthPrefixed,
@@ -69,8 +72,11 @@ pub(crate) fn serve(options: &Options) -> Outcome {
     let mut seen = Vec::new();
     while let Some(message) = wire.read(&mut input)? {
         seen.push(message.clone());
-        if message["method"] == "$/logged" {
-            eprintln!("seen {message}");
+        match message["method"].as_str().unwrap_or_default() {
+            "$/logged" => eprintln!("seen {message}"),
+            // As the Language Server Protocol says.
+            "exit" => return Ok(u8::from(!seen.iter().any(|message| message["method"] == "shutdown"))),
+            _ => {}
         }
         let Some(id) = message.get("id").filter(|_| message.get("method").is_some()) else { continue };
         let answer = |result: Value| wire.write(&json!({"jsonrpc": "2.0", "id": id, "result": result}));
@@ -109,6 +115,7 @@ pub(crate) fn serve(options: &Options) -> Outcome {
                 input.read_to_end(&mut Vec::new())?;
             }
             "held" => {}
+            "shutdown" => answer(Value::Null),
             "seen" => answer(seen.clone().into()),
             _ => wire.write(&json!({"jsonrpc": "2.0", "id": id, "error": {"code": -32601, "message": "no"}})),
         }
@@ -117,5 +124,5 @@ pub(crate) fn serve(options: &Options) -> Outcome {
     if options.has("linger") {
         kernel::pause();
     }
-    Ok(())
+    Ok(0)
 }

@@ -55,8 +55,8 @@ pub(crate) enum StopRequest {
     Advance,
     /// Begins the stop, if it has not begun, and sends SIGKILL after this time at the latest.
     Within(Duration),
-    /// The current stage had nothing to do.
-    StageEmpty,
+    /// The current stage is over: it had nothing to do, or its call was answered.
+    StageDone,
     /// The worker asks for more time (`EXTEND_TIMEOUT_USEC`).
     Extend(Duration),
 }
@@ -273,7 +273,7 @@ impl Lifecycle {
             }
             (
                 State::Stopping { stage, .. } | State::GroupStopping { stage, .. },
-                StopRequest::Advance | StopRequest::StageEmpty,
+                StopRequest::Advance | StopRequest::StageDone,
             ) => self.begin_stage(stage + 1, now),
             (State::Stopping { stage, until }, StopRequest::Extend(time)) => {
                 let time = time.min(self.extension);
@@ -305,7 +305,7 @@ impl Lifecycle {
                 | State::Reaping { .. }
                 | State::AwaitingStatus { .. }
                 | State::Ended,
-                StopRequest::StageEmpty | StopRequest::Extend(_),
+                StopRequest::StageDone | StopRequest::Extend(_),
             )
             | (State::GroupStopping { .. }, StopRequest::Extend(_)) => Vec::new(),
         }
@@ -585,7 +585,7 @@ mod tests {
             lifecycle.handle(LifecycleInput::Stop(StopRequest::Advance), t0),
             [LifecycleOutput::RunStopStage(0)]
         );
-        assert_eq!(lifecycle.handle(LifecycleInput::Stop(StopRequest::StageEmpty), t0), [LifecycleOutput::Kill]);
+        assert_eq!(lifecycle.handle(LifecycleInput::Stop(StopRequest::StageDone), t0), [LifecycleOutput::Kill]);
     }
 
     #[test]
@@ -659,7 +659,7 @@ mod tests {
                     2 => LifecycleInput::Timeout,
                     3 => LifecycleInput::WatchFailed,
                     4 => LifecycleInput::Stop(StopRequest::Within(Duration::from_millis(pause_ms))),
-                    5 => LifecycleInput::Stop(StopRequest::StageEmpty),
+                    5 => LifecycleInput::Stop(StopRequest::StageDone),
                     6 => LifecycleInput::Stop(StopRequest::Extend(Duration::from_millis(pause_ms))),
                     7 => LifecycleInput::ProcessGroupEnded,
                     stream => LifecycleInput::StreamEnded(StreamId::ALL[usize::from(stream) - 8]),

@@ -8,8 +8,15 @@ use std::time::Duration;
 pub enum StopStep {
     /// Closes the supervisor's ends of the worker's pipes, including standard input: the worker reads end of file.
     ClosePipes,
+    /// Closes the supervisor's end of standard input, if it has one: with [`StdinMode::Pipe`](crate::StdinMode::Pipe), unless it was taken,
+    /// and with [`control_on_stdio`](crate::WorkerSpec::control_on_stdio), after all that was sent.
+    CloseStdin,
+    /// Calls this method without parameters over the control connection. The stage ends when the call is answered, also with an error.
+    Call(Box<str>),
     /// Sends a notification with this method and without parameters over the control connection.
     Notify(Box<str>),
+    /// Does nothing: the stage gives the worker its grace period to exit by itself.
+    Wait,
     /// Sends this signal to the worker's process.
     Signal(i32),
     /// Sends this signal to the worker's process and, where it leads a process group, to that group.
@@ -25,7 +32,7 @@ pub(crate) struct StopStage {
 
 /// How a worker is stopped: in stages, each with a grace period, and after the last one by SIGKILL to its whole process tree.
 ///
-/// A stage that has nothing to do (no open pipes, no control connection) takes no time. A second
+/// A stage that has nothing to do (no open pipes, no control connection) takes no time, and one with a call ends with its answer. A second
 /// [`stop`](crate::Worker::stop) goes on to the next stage at once.
 ///
 /// When the worker's own process exits during a stop, the other members of its process group keep the rest of the policy: what is
@@ -39,6 +46,10 @@ pub(crate) struct StopStage {
 ///
 /// let quit = StopPolicy::kill().step([StopStep::Signal(3)], Duration::from_secs(2)); // SIGQUIT, 2 s, SIGKILL
 /// WorkerSpec::new("nginx").stop(quit);
+///
+/// let save = StopPolicy::kill()
+///     .step([StopStep::Call("save".into())], Duration::from_secs(30)) // up to 30 s for the answer
+///     .step([StopStep::CloseStdin], Duration::from_secs(2));
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[must_use]
@@ -84,7 +95,9 @@ impl StopPolicy {
             StopStep::Signal(signal) | StopStep::SignalGroup(signal) => {
                 Some(*signal).filter(|signal| !(1..=64).contains(signal))
             }
-            StopStep::ClosePipes | StopStep::Notify(_) => None,
+            StopStep::ClosePipes | StopStep::CloseStdin | StopStep::Call(_) | StopStep::Notify(_) | StopStep::Wait => {
+                None
+            }
         })
     }
 }

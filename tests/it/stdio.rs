@@ -128,6 +128,65 @@ both_ways! {
         assert_eq!(lines.last().map(String::as_str), Some("end of input"));
     }
 
+    fn p08_stop_goes_on_with_the_answer_of_its_call(way: Way) {
+        let mut story = Story::new();
+        let spec = way.plain("stdio-server").args(["--framing", "content-length"]).control_on_stdio(StdioProtocol::lsp());
+        let worker = story.supervisor.spawn(spec.stderr(OutputMode::Lines)).unwrap();
+        worker.call::<_, Value>("echo", &(), DEADLINE).unwrap();
+        let began = Instant::now();
+        worker.stop();
+        // It exits with 1 if `exit` comes without `shutdown`, and says so at the end of its input.
+        let exit = story.exit();
+        assert!(exit.success() && exit.stderr_tail.is_empty(), "{exit:?}");
+        assert!(began.elapsed() < Duration::from_secs(2), "the grace period of `shutdown`");
+    }
+
+    fn p08_stop_goes_on_without_the_answer_of_its_call(way: Way) {
+        let mut story = Story::new();
+        let (grace, endless) = (Duration::from_millis(100), Duration::from_secs(3600));
+        let stop = StopPolicy::kill()
+            .step([StopStep::Call("held".into())], grace)
+            .step([StopStep::Call("no such method".into())], endless)
+            .step([StopStep::CloseStdin], endless);
+        let worker = story.supervisor.spawn(serving(way, FRAMINGS[0]).stop(stop)).unwrap();
+        worker.call::<_, Value>("echo", &(), DEADLINE).unwrap();
+        let began = Instant::now();
+        worker.stop();
+        assert!(story.exit().success());
+        assert!(began.elapsed() >= grace);
+        story.told.iter().find(|event| event.contains("end of input")).expect("the end of its input");
+    }
+
+    fn p08_stop_closes_standard_input_or_waits(way: Way) {
+        let mut story = Story::new();
+        let (grace, endless) = (Duration::from_millis(200), Duration::from_secs(3600));
+        let nothing = [StopStep::Call("m".into()), StopStep::Notify("m".into()), StopStep::CloseStdin];
+        let stop = StopPolicy::kill().step([StopStep::CloseStdin], endless);
+        let cat = || way.program("cat").stdin(StdinMode::Pipe).stdout(OutputMode::Null);
+        story.supervisor.spawn(cat().stop(stop)).unwrap().stop();
+        assert!(story.exit().success());
+        let stop = StopPolicy::kill().step(nothing, endless).step([StopStep::Wait], grace);
+        let worker = story.supervisor.spawn(cat().stop(stop)).unwrap();
+        let _stdin = worker.take_stdin().unwrap();
+        let began = Instant::now();
+        worker.stop();
+        assert_eq!(story.exit().signal(), Some(libc::SIGKILL));
+        assert!((grace..DEADLINE).contains(&began.elapsed()), "{:?}", began.elapsed());
+    }
+
+    fn p08_stop_calls_over_the_control_pipe(way: Way) {
+        let mut story = Story::new();
+        let endless = Duration::from_secs(3600);
+        let stop = StopPolicy::kill()
+            .step([StopStep::Call("echo".into())], endless)
+            .step([StopStep::Signal(libc::SIGTERM)], endless);
+        let spec = way.plain("serve").control(Pass::arg("--control={}")).stop(stop);
+        let worker = story.supervisor.spawn(spec).unwrap();
+        worker.call::<_, Value>("echo", &(), DEADLINE).unwrap();
+        worker.stop();
+        assert_eq!(story.exit().signal(), Some(libc::SIGTERM));
+    }
+
     fn p15_call_ends_with_the_exit_of_a_worker_that_is_killed_in_the_middle(way: Way) {
         let (mut story, worker) = started(way);
         let open = worker.start_call("held", &()).unwrap();

@@ -144,6 +144,10 @@ impl PendingCall {
         Some(result)
     }
 
+    pub(crate) fn has_ended(&self) -> bool {
+        self.completion.is_complete()
+    }
+
     pub(crate) fn answer_until(&self, deadline: Deadline) -> Answer {
         // A timeout beyond the range of the clock never expires.
         let left = deadline.remaining().unwrap_or(Duration::MAX);

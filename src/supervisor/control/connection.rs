@@ -22,6 +22,7 @@ use crate::{
         framing::{Framing, error::FrameError},
         jsonrpc::{
             completion::Completion,
+            dialect::Dialect,
             encode,
             endpoint::{Inbound, Received, RpcEndpoint},
             error::CallError,
@@ -61,6 +62,8 @@ pub(crate) enum ConnectionEvent {
     WatchFailed(WorkerId),
     /// The worker has closed its standard input, and may have exited.
     InputClosed(WorkerId),
+    /// A call of the stop policy has ended.
+    StopCallEnded(WorkerId),
 }
 
 /// The control connection of one incarnation. It exists from the start of the process; what is sent before the worker has connected is
@@ -154,6 +157,15 @@ impl RpcConnection {
             protocol,
             was_active: AtomicBool::new(false),
         }
+    }
+
+    /// Whether the connection carries JSON-RPC.
+    pub(crate) fn has_calls(&self) -> bool {
+        self.protocol.dialect != Dialect::Messages
+    }
+
+    pub(crate) fn is_open(&self) -> bool {
+        matches!(self.lock().socket, SocketState::Open(_))
     }
 
     pub(crate) fn is_awaited(&self) -> bool {
@@ -353,8 +365,7 @@ impl RpcConnection {
 
     /// Sends a notification without parameters. Returns false if the worker is not connected or the notification cannot be sent.
     pub(crate) fn notify_without_params(&self, method: &str) -> bool {
-        let is_open = matches!(self.lock().socket, SocketState::Open(_));
-        is_open && self.notify(method, &()).is_ok()
+        self.is_open() && self.has_calls() && self.notify(method, &()).is_ok()
     }
 
     pub(crate) fn notify<P: Serialize + ?Sized>(&self, method: &str, params: &P) -> Result<(), CallError> {

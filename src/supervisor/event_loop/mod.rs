@@ -210,6 +210,7 @@ impl EventLoop {
             ConnectionEvent::OutOfMemory(worker) => self.on_worker(worker, |incarnation, cx| {
                 cx.reactor.set_timer_after(CONNECTION_RETRY_TIME, Timer::ConnectionRetry(incarnation.key));
             }),
+            ConnectionEvent::StopCallEnded(worker) => self.on_worker(worker, Incarnation::stop_call_ended),
             ConnectionEvent::InputClosed(worker) => self.on_worker(worker, Incarnation::input_closed),
             ConnectionEvent::WatchFailed(worker) => self.on_worker(worker, |incarnation, cx| {
                 incarnation.register(Token::Control(incarnation.key), cx);

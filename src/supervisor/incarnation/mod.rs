@@ -10,6 +10,7 @@ pub(crate) mod output;
 pub(crate) mod probe;
 pub(crate) mod session;
 pub(crate) mod sockets;
+pub(crate) mod stop_steps;
 pub(crate) mod streams;
 pub(crate) mod tail;
 pub(crate) mod transitions;
@@ -26,6 +27,7 @@ use crate::{
     supervisor::{
         commands::SpawnedProcess,
         containment::{cgroup_pool::WorkerCgroup, teardown::KILL_TIMEOUT},
+        control::call::PendingCall,
         events::{
             event::{Event, EventKind},
             sink::EventSink,
@@ -69,6 +71,8 @@ pub(crate) struct Incarnation {
     pub(crate) session: Option<ControlSession>,
     pub(crate) health: Health,
     pub(crate) tree: TreeExit,
+    /// The open call of the current stage of its stop policy.
+    pub(crate) stop_call: Option<PendingCall>,
     /// The supervisor has begun to stop or kill it.
     pub(crate) is_being_stopped: bool,
     /// The last event has been sent: no other may follow.
@@ -120,6 +124,7 @@ impl Incarnation {
             health,
             tree: TreeExit { starts_before, ..TreeExit::default() },
             spec,
+            stop_call: None,
             is_being_stopped: false,
             is_over: false,
         }

@@ -6,7 +6,6 @@ use crate::{
     policy::{
         lifecycle::{LifecycleInput, LifecycleOutput, StopRequest, StreamId},
         readiness::ReadinessInput,
-        stop::StopStep,
         survivors::SurvivorPolicy,
     },
     supervisor::{
@@ -110,7 +109,7 @@ impl Incarnation {
                 self.is_being_stopped = true;
                 cx.sink.trace.run_stop_stage(self.shared.id(), stage, &self.spec.stop);
                 if !self.run_stop_stage(stage) {
-                    self.input(LifecycleInput::Stop(StopRequest::StageEmpty), cx);
+                    self.input(LifecycleInput::Stop(StopRequest::StageDone), cx);
                 }
             }
             LifecycleOutput::Kill => {
@@ -207,31 +206,6 @@ impl Incarnation {
             GroupCleanup::Kill
         } else {
             GroupCleanup::Leave
-        }
-    }
-
-    /// Executes the steps of a stage of the stop policy. False if none had an effect.
-    fn run_stop_stage(&self, stage: usize) -> bool {
-        self.process.tree().thaw_for_stop();
-        let steps = self.spec.stop.stages().get(stage).map(|stage| stage.steps.as_slice()).unwrap_or_default();
-        // `count` executes all steps, `any` would stop at the first with an effect.
-        steps.iter().filter(|step| self.step(step)).count() > 0
-    }
-
-    fn step(&self, step: &StopStep) -> bool {
-        let child = self.process.child();
-        // ESRCH: the process has exited, and its exit is handled next. A stopped process handles signals only after SIGCONT.
-        let has_ended = self.lifecycle.waits_for_group();
-        match step {
-            StopStep::Signal(_) | StopStep::Notify(_) if has_ended => false,
-            StopStep::ClosePipes => self.process.close_pipes(),
-            StopStep::Notify(method) => {
-                self.process.connection().is_some_and(|connection| connection.notify_without_params(method))
-            }
-            StopStep::Signal(signal) => child.signal(*signal).and_then(|()| child.signal(libc::SIGCONT)).is_ok(),
-            StopStep::SignalGroup(signal) => {
-                child.signal_group(*signal).and_then(|()| child.signal_group(libc::SIGCONT)).is_ok()
-            }
         }
     }
 }

@@ -6,7 +6,7 @@ use crate::{
         framing::Framing,
         jsonrpc::{
             dialect::Dialect,
-            stdio_protocol::{RpcProtocol, StdioProtocol},
+            stdio_protocol::{RpcProtocol, StdioProtocol, StopSequence},
         },
     },
 };
@@ -43,6 +43,10 @@ impl ControlSource {
         match self {
             Self::Nowhere | Self::Pipe => StopPolicy::default(),
             // It knows nothing of the notification `shutdown`.
+            Self::Stdio(protocol) if protocol.stop == StopSequence::Lsp => StopPolicy::kill()
+                .step([StopStep::Call("shutdown".into())], Duration::from_secs(2))
+                .step([StopStep::Notify("exit".into()), StopStep::ClosePipes], Duration::from_secs(2))
+                .step([StopStep::SignalGroup(libc::SIGTERM)], Duration::from_secs(5)),
             Self::Stdio(_) | Self::NodeChannel => StopPolicy::kill()
                 .step([StopStep::ClosePipes], Duration::from_secs(1))
                 .step([StopStep::SignalGroup(libc::SIGTERM)], Duration::from_secs(5)),

@@ -10,7 +10,7 @@ use crate::{
         clock::now, control::connection::RpcConnection, flow_control::WorkerWindow, sync::lock,
         worker::process::WorkerProcess,
     },
-    wire::jsonrpc::{dialect::Dialect, error::CallError},
+    wire::jsonrpc::error::CallError,
 };
 #[cfg(feature = "async")]
 use std::{future::poll_fn, task::Poll};
@@ -91,19 +91,14 @@ impl SharedWorker {
     pub(crate) fn connection(&self) -> Result<Arc<RpcConnection>, CallError> {
         let process = self.process().ok_or(CallError::WorkerExited { exit: None, restarts_in: None })?;
         let connection = process.connection.clone().ok_or(CallError::NotConnected)?;
-        match connection.protocol.dialect {
-            Dialect::Messages => {
-                let reason = "Node's channel carries messages only: use `Worker::send`";
-                Err(CallError::Unsupported { operation: "call", reason })
-            }
-            Dialect::Pipewright | Dialect::Lsp | Dialect::Mcp => Ok(connection),
-        }
+        let reason = "Node's channel carries messages only: use `Worker::send`";
+        if connection.has_calls() { Ok(connection) } else { Err(CallError::Unsupported { operation: "call", reason }) }
     }
 
     /// Node's channel of the current incarnation.
     pub(crate) fn channel(&self) -> Result<Arc<RpcConnection>, CallError> {
         let process = self.process().ok_or(CallError::WorkerExited { exit: None, restarts_in: None })?;
-        let channel = process.connection.clone().filter(|open| open.protocol.dialect == Dialect::Messages);
+        let channel = process.connection.clone().filter(|open| !open.has_calls());
         let reason = "the spec does not set `node_channel`";
         channel.ok_or(CallError::Unsupported { operation: "send", reason })
     }

@@ -73,6 +73,14 @@ impl WorkerProcess {
         self.connection().is_some_and(|connection| connection.close_input()) || were_some
     }
 
+    /// Closes the child's standard input, unless the user has taken it. Returns false if it was closed before.
+    pub(crate) fn close_stdin(&self) -> bool {
+        let stdin = lock(&self.ends).stdin.take();
+        let closes_control =
+            self.connection().is_some_and(|connection| connection.has_calls() && connection.close_input());
+        stdin.is_some() || closes_control
+    }
+
     /// Calls `run` with the pidfd of the process; `None` once it is reaped.
     pub(crate) fn with_process<T>(&self, run: impl FnOnce(BorrowedFd<'_>) -> io::Result<T>) -> Option<io::Result<T>> {
         let done = self.child().with_pidfd(|pidfd| run(pidfd.as_fd()));

@@ -16,6 +16,15 @@ pub(crate) struct RpcProtocol {
 #[must_use]
 pub struct StdioProtocol {
     pub(crate) rpc: RpcProtocol,
+    pub(crate) stop: StopSequence,
+}
+
+/// How a protocol asks its server to exit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum StopSequence {
+    EndOfInput,
+    /// `shutdown`, then `exit`.
+    Lsp,
 }
 
 impl StdioProtocol {
@@ -25,13 +34,21 @@ impl StdioProtocol {
     ///
     /// The worker is stopped by the end of its standard input, SIGTERM after 1 s, and SIGKILL after 5 s more.
     pub fn new(framing: Framing) -> Self {
-        Self { rpc: RpcProtocol { framing, dialect: Dialect::Lsp } }
+        Self { rpc: RpcProtocol { framing, dialect: Dialect::Lsp }, stop: StopSequence::EndOfInput }
+    }
+
+    /// A server of the [Language Server Protocol](https://microsoft.github.io/language-server-protocol/), 3.17: messages with
+    /// `Content-Length` headers. A call whose caller no longer waits is cancelled by `$/cancelRequest`. The worker is stopped by the call
+    /// `shutdown`, up to 2 s, the notification `exit` and the end of its standard input, SIGTERM after 2 s more, and SIGKILL 5 s later. Its
+    /// standard error is for logs.
+    pub fn lsp() -> Self {
+        Self { rpc: RpcProtocol { framing: Framing::ContentLength, dialect: Dialect::Lsp }, stop: StopSequence::Lsp }
     }
 
     /// A server of the [Model Context Protocol](https://modelcontextprotocol.io/specification/): one message a line. A call whose caller no
     /// longer waits is cancelled by `notifications/cancelled`, and [`Watchdog::ping`](crate::Watchdog::ping) uses the `ping` of the
     /// protocol. The worker is stopped as with [`new`](Self::new), which is what the protocol says. Its standard error is for logs.
     pub fn mcp() -> Self {
-        Self { rpc: RpcProtocol { framing: Framing::Lines, dialect: Dialect::Mcp } }
+        Self { rpc: RpcProtocol { framing: Framing::Lines, dialect: Dialect::Mcp }, stop: StopSequence::EndOfInput }
     }
 }
