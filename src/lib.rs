@@ -209,6 +209,7 @@ pub use ids::{GroupId, WorkerId};
 #[cfg(target_os = "linux")]
 pub use launch::{
     error::{PatternError, SpawnError, SpawnStep, SpecError},
+    output::{OutputError, ProcessOutput},
     pass::Pass,
     process::Process,
     stdio::{OutputMode, ProcessGroup, StdinMode},

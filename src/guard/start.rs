@@ -131,7 +131,7 @@ impl GuardProgram {
         let context = SpawnContext { death_signal, ..SpawnContext::default() };
         let launched = prepare(&plan, OpenMode::Nonblocking).and_then(|prepared| launch(&plan, prepared, &context));
         let mut process = match launched {
-            Ok(launched) => Process::new(launched),
+            Ok(launched) => Process::new(&plan, launched),
             // A temporary error is retried, and so keeps its errno.
             Err(error) if !error.is_permanent() => return Err(error.of_guard()),
             Err(error) => return Err(refused(io::ErrorKind::Unsupported, &error.to_string())),

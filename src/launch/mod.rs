@@ -2,12 +2,14 @@
 
 pub(crate) mod limits;
 pub(crate) mod stdio;
+pub(crate) mod kept_output;
 pub(crate) mod pass;
 pub(crate) mod plan;
 pub(crate) mod error;
 
 pub(crate) mod spawn;
 pub(crate) mod process;
+pub(crate) mod output;
 pub(crate) mod child;
 pub(crate) mod context;
 pub(crate) mod descriptors;

@@ -3,18 +3,19 @@
 use super::{
     child::{ChildProcess, exit_status, usage},
     descriptors::ParentFds,
-    plan::MESSAGES,
+    output::{MAX_OUTPUT, OutputCollector, OutputError, ProcessOutput},
+    plan::{LaunchPlan, MESSAGES},
     spawn::LaunchedChild,
 };
 use crate::{
     deadline::Deadline,
-    exit::Exit,
+    exit::{Exit, ExitStatus},
     pipe::anonymous::ends::{PipeReader, PipeWriter},
     sys::this_process::own_pid,
 };
 use std::{
     io,
-    os::fd::{AsFd, OwnedFd},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     time::{Duration, Instant},
 };
 
@@ -29,13 +30,36 @@ pub struct Process {
     exit: Option<Exit>,
     /// The pid of the process that started it; a forked child must not kill it.
     owner: i32,
+    /// The program as the spec names it.
+    program: Box<str>,
+    /// How long `wait_with_output` waits for the ends of the streams after the exit.
+    drain_timeout: Duration,
+    /// In bytes for each stream.
+    max_output: usize,
 }
+
+/// Longest time from SIGKILL to the exit; a process in uninterruptible sleep takes longer and is abandoned.
+const EXIT_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl_debug!(Process, |process| { pid: process.pid(), exit: process.exit });
 
 impl Process {
-    pub(crate) fn new(launched: LaunchedChild) -> Self {
-        Self { child: launched.child, ends: launched.ends, started: now(), exit: None, owner: own_pid() }
+    pub(crate) fn new(plan: &LaunchPlan, launched: LaunchedChild) -> Self {
+        Self {
+            child: launched.child,
+            ends: launched.ends,
+            started: now(),
+            exit: None,
+            owner: own_pid(),
+            program: plan.program_name(),
+            drain_timeout: Duration::ZERO,
+            max_output: MAX_OUTPUT,
+        }
+    }
+
+    pub(crate) fn drain_timeout(mut self, drain_timeout: Duration) -> Self {
+        self.drain_timeout = drain_timeout;
+        self
     }
 
     /// Returns the process id. It is not reused before [`wait`](Self::wait) has returned.
@@ -119,6 +143,83 @@ impl Process {
         Ok(self.exit.as_ref())
     }
 
+    /// Sets how many bytes of each stream [`wait_with_output`](Self::wait_with_output) keeps; by default 64 MiB. Up to twice as many are in
+    /// memory while the process runs.
+    #[must_use]
+    pub fn max_output(mut self, bytes: usize) -> Self {
+        self.max_output = bytes;
+        self
+    }
+
+    /// Reads standard output and standard error, both at once, until the process exits, for up to `timeout`. A process that does not exit
+    /// in time is killed, as when it is dropped.
+    ///
+    /// Streams that are not captured, or were [taken](Self::take_stdout), are empty in the result. Of longer output than
+    /// [`max_output`](Self::max_output) the beginning and the end are kept: the process never waits for a reader. Pipes to the process that
+    /// were not taken are closed first, so that it does not wait for input. Other pipes from it are not read: a process that fills one
+    /// reaches the timeout.
+    ///
+    /// A descendant that holds a stream open after the exit delays the result by the [drain
+    /// timeout](crate::WorkerSpec::drain_timeout) at most, and is reported in [`Exit::leaked_streams`].
+    ///
+    /// ```
+    /// use pipewright::{OutputMode, WorkerSpec};
+    /// use std::time::Duration;
+    ///
+    /// let spec = WorkerSpec::new("sh").args(["-c", "echo out; echo err >&2; exit 3"]);
+    /// let spec = spec.stdout(OutputMode::Bytes).stderr(OutputMode::Bytes);
+    /// let output = spec.spawn_unsupervised()?.wait_with_output(Duration::from_secs(10))?;
+    /// assert_eq!(output.exit.code(), Some(3));
+    /// assert_eq!((&*output.stdout, &*output.stderr), (b"out\n".as_slice(), b"err\n".as_slice()));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`OutputError::TimedOut`] with what was read until then; [`OutputError::Failed`] if poll(2) or waitid(2) fails, which is not
+    /// expected.
+    #[doc(alias = "communicate")]
+    #[doc(alias = "output")]
+    pub fn wait_with_output(mut self, timeout: Duration) -> Result<ProcessOutput, OutputError> {
+        let program = std::mem::take(&mut self.program);
+        match self.collect_output(timeout) {
+            Ok((output, true)) => Ok(output),
+            Ok((output, false)) => Err(OutputError::TimedOut { program, timeout, output: Box::new(output) }),
+            Err(source) => Err(OutputError::Failed { program, source }),
+        }
+    }
+
+    /// Also returns whether the process exited in time.
+    fn collect_output(&mut self, timeout: Duration) -> io::Result<(ProcessOutput, bool)> {
+        let deadline = Deadline::after_now(timeout);
+        self.ends.close_writers();
+        let mut output = OutputCollector::new(self.take_stdout(), self.take_stderr(), self.max_output)?;
+        let mut in_time = true;
+        if self.exit.is_none() {
+            let exit_fd = self.exit_fd()?;
+            in_time = output.read_until_exit(exit_fd.as_fd(), deadline)?;
+            if !in_time {
+                self.kill_and_read(&mut output, exit_fd.as_fd())?;
+            }
+        }
+        output.read_rest(self.drain_timeout)?;
+        let exit = self.wait_timeout(EXIT_TIMEOUT)?.cloned().unwrap_or_else(|| Exit::of(ExitStatus::Unknown));
+        // It may have exited by itself just before it was killed.
+        in_time |= exit.code().is_some();
+        Ok((output.finish(exit), in_time))
+    }
+
+    /// Kills the process, and reads its output until it exits, or is abandoned as in `drop`.
+    fn kill_and_read(&mut self, output: &mut OutputCollector, exit_fd: BorrowedFd<'_>) -> io::Result<()> {
+        // ESRCH: it has just exited.
+        let killed = self.kill();
+        if !output.read_until_exit(exit_fd, Deadline::after_now(EXIT_TIMEOUT))? {
+            let is_refused = killed.is_err_and(|error| error.raw_os_error() == Some(libc::EPERM));
+            self.exit = Some(Exit::of(if is_refused { ExitStatus::KillRefused } else { ExitStatus::Unkillable }));
+        }
+        Ok(())
+    }
+
     /// Returns an fd that is readable once the process has exited.
     pub(crate) fn exit_fd(&self) -> io::Result<OwnedFd> {
         self.child.with_pidfd(|pidfd| pidfd.as_fd().try_clone_to_owned())
@@ -127,8 +228,6 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        /// Longest time from SIGKILL to the exit; a process in uninterruptible sleep takes longer and is abandoned.
-        const EXIT_TIMEOUT: Duration = Duration::from_secs(5);
         if self.exit.is_none() && self.owner == own_pid() {
             // ESRCH: it has already exited; only the zombie is left to reap.
             drop(self.kill());

@@ -1,11 +1,14 @@
 //! Captured output: one stream for both outputs, bytes as they were written.
 
-use crate::support::{DEADLINE, Story, Way, alone, becomes_true, both_ways};
+use crate::{
+    kernel,
+    support::{DEADLINE, Story, Way, alone, becomes_true, both_ways, carriers, open_descriptors, wait_all_gone},
+};
 use pipewright::{
-    Event, EventKind, Framing, OutputMode, SpecError, StdinMode, StdioProtocol, Supervisor, WorkerSpec,
+    Event, EventKind, Framing, OutputError, OutputMode, SpecError, StdinMode, StdioProtocol, Supervisor, WorkerSpec,
     events::OutputStream,
 };
-use std::{fs, io::Write, thread};
+use std::{fs, io::Write, thread, time::Duration};
 
 /// Writes to both streams in turn, without buffering.
 const ALTERNATING: &str = "i=0; while [ $i -lt 300 ]; do echo out$i; echo err$i >&2; i=$((i+1)); done";
@@ -143,6 +146,85 @@ both_ways! {
             }
         }
         assert_same(&found, &numbers(1_000_000));
+    }
+
+    fn p15_wait_with_output_reads_both_streams_at_once(way: Way) {
+        // Each fills its pipe while the other is empty; the input ends.
+        let script = "cat; seq 1 200000 >&2; seq 1 200000; seq 1 200000 >&2; exit 3";
+        let spec = way.program("sh").args(["-c", script]).stdin(StdinMode::Pipe);
+        let spec = spec.stdout(OutputMode::Bytes).stderr(OutputMode::Lines);
+        let output = spec.spawn_unsupervised().unwrap().wait_with_output(DEADLINE).unwrap();
+        assert_eq!((output.exit.code(), output.stdout_omitted, output.stderr_omitted), (Some(3), 0, 0));
+        assert_same(&output.stdout, &numbers(200_000));
+        assert_same(&output.stderr, &numbers(200_000).repeat(2));
+        let output = spec.stderr(OutputMode::ToStdout).spawn_unsupervised().unwrap().wait_with_output(DEADLINE).unwrap();
+        assert_same(&output.stdout, &numbers(200_000).repeat(3));
+        assert_same(&output.stderr, b"");
+    }
+
+    fn p15_wait_with_output_kills_at_its_timeout(way: Way) {
+        let script = "sleep 1000 & echo begun; echo why >&2; sleep 1000";
+        let spec = way.program("sh").args(["-c", script]).stdout(OutputMode::Bytes).stderr(OutputMode::Bytes);
+        let mark = format!("output-{}-{way:?}", std::process::id());
+        let process = spec.env("PIPEWRIGHT_TEST_OUTPUT", &mark).spawn_unsupervised().unwrap();
+        assert!(becomes_true(|| carriers("PIPEWRIGHT_TEST_OUTPUT", &mark).len() == 3));
+        let error = process.wait_with_output(Duration::from_millis(50)).unwrap_err();
+        let program = if way == Way::Direct { "sh" } else { "user's Command" };
+        let text = format!("{program} did not exit within 50ms and was killed; its last line: why");
+        assert_eq!(error.to_string(), text);
+        let OutputError::TimedOut { output, .. } = error else { panic!("{error}") };
+        assert_eq!((&*output.stdout, &*output.stderr), (b"begun\n".as_slice(), b"why\n".as_slice()));
+        assert_eq!(output.exit.signal(), Some(libc::SIGKILL));
+        wait_all_gone(|| carriers("PIPEWRIGHT_TEST_OUTPUT", &mark));
+    }
+
+    fn p07_wait_with_output_keeps_first_and_last_bytes_of_a_flood(way: Way) {
+        let spec = way.program("seq").args(["1", "200000"]).stdout(OutputMode::Bytes);
+        let output = spec.spawn_unsupervised().unwrap().max_output(10_000).wait_with_output(DEADLINE).unwrap();
+        assert!(output.exit.success() && output.stdout.len() <= 10_000, "{} bytes", output.stdout.len());
+        let text = String::from_utf8(output.stdout).unwrap();
+        let omission = format!("\n[{} bytes omitted]\n", output.stdout_omitted);
+        let (head, tail) = text.split_once(&omission).unwrap_or_else(|| panic!("{text}"));
+        let all = numbers(200_000);
+        assert!(all.starts_with(head.as_bytes()) && all.ends_with(tail.as_bytes()), "{text}");
+        assert_eq!(head.len() as u64 + output.stdout_omitted + tail.len() as u64, all.len() as u64);
+
+        let spec = way.program("yes").stdout(OutputMode::Bytes);
+        let process = spec.spawn_unsupervised().unwrap().max_output(10_000);
+        let error = process.wait_with_output(Duration::from_millis(200)).unwrap_err();
+        let OutputError::TimedOut { output, .. } = error else { panic!("{error}") };
+        assert!(output.stdout.len() <= 10_000 && output.stdout_omitted > 0, "{}", output.stdout_omitted);
+    }
+
+    fn p04_wait_with_output_does_not_wait_for_a_descendant(way: Way) {
+        let script = "setsid sleep 1000 & setsid yes & echo done";
+        let mark = format!("drain-{}-{way:?}", std::process::id());
+        let spec = way.program("sh").args(["-c", script]).env("PIPEWRIGHT_TEST_OUTPUT", &mark);
+        let spec = spec.stdout(OutputMode::Bytes).stderr(OutputMode::Bytes).drain_timeout(Duration::from_millis(50));
+        let output = spec.spawn_unsupervised().unwrap().max_output(1000).wait_with_output(DEADLINE).unwrap();
+        let leaked: Vec<_> = output.exit.leaked_streams.iter().map(|leaked| &*leaked.stream).collect();
+        for pid in carriers("PIPEWRIGHT_TEST_OUTPUT", &mark) {
+            kernel::kill(pid, libc::SIGKILL);
+        }
+        wait_all_gone(|| carriers("PIPEWRIGHT_TEST_OUTPUT", &mark));
+        assert!(output.exit.success() && leaked == ["stdout", "stderr"], "{output:?}");
+    }
+
+    fn p03_wait_with_output_leaves_no_descriptor(way: Way) {
+        let test = match way {
+            Way::Direct => "output::direct::p03_wait_with_output_leaves_no_descriptor",
+            Way::Command => "output::command::p03_wait_with_output_leaves_no_descriptor",
+        };
+        if alone(test, |spec| spec) {
+            let spec = way.program("echo").arg("x").stdout(OutputMode::Bytes).stderr(OutputMode::Bytes);
+            let run = || spec.spawn_unsupervised().unwrap().wait_with_output(DEADLINE).unwrap();
+            run();
+            let before = open_descriptors().len();
+            for _ in 0..50 {
+                assert_eq!(run().stdout, b"x\n");
+            }
+            assert_eq!(open_descriptors().len(), before);
+        }
     }
 
     fn stderr_to_stdout_follows_inherited_stdout(way: Way) {

@@ -248,21 +248,11 @@ pub(crate) fn alone_within(test: &str, time: Duration, prepare: impl FnOnce(Work
         .args([test, "--exact", "--nocapture", "--include-ignored", "--test-threads=1"])
         .stdout(OutputMode::Lines)
         .stderr(OutputMode::Lines);
-    let mut process = prepare(spec).env(ALONE, test).spawn_unsupervised().unwrap();
-    let (stdout, stderr) = (process.take_stdout().unwrap(), process.take_stderr().unwrap());
-    let read = |mut pipe: pipewright::pipe::anonymous::PipeReader| {
-        std::thread::spawn(move || {
-            let mut text = Vec::new();
-            pipe.read_to_end(&mut text).unwrap();
-            String::from_utf8_lossy(&text).into_owned()
-        })
-    };
-    let (stdout, stderr) = (read(stdout), read(stderr));
-    let exit = process.wait_timeout(time).unwrap().cloned();
-    drop(process);
-    let (stdout, stderr) = (stdout.join().unwrap(), stderr.join().unwrap());
+    let process = prepare(spec).env(ALONE, test).spawn_unsupervised().unwrap();
+    let output = process.wait_with_output(time).unwrap_or_else(|error| panic!("{test} alone: {error}: {error:?}"));
+    let [stdout, stderr] = [&output.stdout, &output.stderr].map(|text| String::from_utf8_lossy(text));
     let ran_one = stdout.contains("1 passed");
-    assert!(exit.as_ref().is_some_and(Exit::success) && ran_one, "{test} alone: {exit:?}\n{stdout}\n{stderr}");
+    assert!(output.exit.success() && ran_one, "{test} alone: {:?}\n{stdout}\n{stderr}", output.exit);
     false
 }
 

@@ -56,7 +56,7 @@ impl RemoteShell {
         );
         (plan.stdin, plan.stdout, plan.stderr) = (StdinMode::Pipe, OutputMode::Lines, OutputMode::Lines);
         let mut process =
-            Process::new(launch(&plan, prepare(&plan, OpenMode::Nonblocking)?, &SpawnContext::default())?);
+            Process::new(&plan, launch(&plan, prepare(&plan, OpenMode::Nonblocking)?, &SpawnContext::default())?);
         let (Some(input), Some(output)) = (process.take_stdin(), process.take_stdout()) else {
             return Err(io::Error::other("ssh was started without its pipes").into());
         };

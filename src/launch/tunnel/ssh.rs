@@ -98,7 +98,7 @@ impl SshProcess {
 fn spawn_ssh(plan: &LaunchPlan, control: PipeName) -> Result<(Process, OwnedFd, Arc<SshState>), TunnelError> {
     let context = SpawnContext { death_signal: Some(libc::SIGTERM), ..SpawnContext::default() };
     let (ended, stop) = (CancelToken::new()?, Flag::new()?);
-    let mut process = Process::new(launch(plan, prepare(plan, OpenMode::Nonblocking)?, &context)?);
+    let mut process = Process::new(plan, launch(plan, prepare(plan, OpenMode::Nonblocking)?, &context)?);
     let end = process.exit_fd()?;
     let stderr = Mutex::new(StderrTail { pipe: process.take_stderr(), last: Vec::new() });
     let shared = SshState { pid: process.pid(), control, ended, stop, stderr, exit: Mutex::default() };

@@ -12,7 +12,6 @@ pub(crate) mod session;
 pub(crate) mod sockets;
 pub(crate) mod stop_steps;
 pub(crate) mod streams;
-pub(crate) mod tail;
 pub(crate) mod transitions;
 pub(crate) mod tree;
 pub(crate) mod tree_exit;

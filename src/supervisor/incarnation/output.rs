@@ -2,13 +2,12 @@
 
 use crate::{
     exit::LeakedStream,
-    launch::stdio::OutputMode,
+    launch::{kept_output::KeptOutput, stdio::OutputMode},
     pipe::anonymous::ends::PipeReader,
     policy::lifecycle::StreamId,
     supervisor::{
         control::rpc_socket::RpcSocket,
         events::event::OutputStream,
-        incarnation::tail::Ends,
         spec::{MessageSource, WorkerSpec, control_source::ControlSource},
     },
     sys::{fd, fifo},
@@ -39,9 +38,9 @@ pub(crate) struct OutputStreams {
     /// Pipes that were closed while other processes held them, by their inodes.
     pub(crate) abandoned: Vec<(u64, &'static str)>,
     /// The first and last bytes of standard error.
-    pub(crate) stderr: Ends,
+    pub(crate) stderr: KeptOutput,
     /// The first and last bytes of all output before the worker was ready.
-    pub(crate) recent: Ends,
+    pub(crate) recent: KeptOutput,
     pub(crate) leaked: Vec<LeakedStream>,
 }
 
@@ -53,8 +52,8 @@ impl OutputStreams {
             has_spoken: false,
             last_message: None,
             abandoned: Vec::new(),
-            stderr: Ends::of(stderr_tail),
-            recent: Ends::of(RECENT_OUTPUT_MAX),
+            stderr: KeptOutput::of(stderr_tail),
+            recent: KeptOutput::of(RECENT_OUTPUT_MAX),
             leaked: Vec::new(),
         }
     }

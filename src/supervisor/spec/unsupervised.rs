@@ -13,9 +13,8 @@ use crate::{
 use std::time::Duration;
 
 impl WorkerSpec {
-    /// Starts one process without a supervisor: the caller reads its pipes and waits for its exit. Reading a pipe to its end has no
-    /// timeout, and a descendant may keep the pipe open: use [`read_timeout`](crate::pipe::anonymous::PipeReader::read_timeout), or a
-    /// supervisor.
+    /// Starts one process without a supervisor: the caller reads its pipes and waits for its exit.
+    /// [`Process::wait_with_output`] does both with a timeout. Reading a pipe to its end has none, and a descendant may keep the pipe open.
     ///
     /// # Errors
     ///
@@ -39,7 +38,8 @@ impl WorkerSpec {
             return Err(SpecError::Conflict { settings: [setting, "spawn_unsupervised"], reason }.into());
         }
         let context = SpawnContext { death_signal: self.death_signal_or(None), ..SpawnContext::default() };
-        launch(&self.plan, prepare(&self.plan, OpenMode::Blocking)?, &context).map(Process::new)
+        let launched = launch(&self.plan, prepare(&self.plan, OpenMode::Blocking)?, &context)?;
+        Ok(Process::new(&self.plan, launched).drain_timeout(self.drain_timeout))
     }
 
     pub(crate) fn time_to_connect(&self) -> Duration {

@@ -8,7 +8,7 @@ const HEAD_BYTES_MAX: usize = 1 << 10;
 /// Keeps up to `limit` bytes: a short stream completely, and of a longer one the beginning, a line with the number of omitted bytes, and
 /// the end.
 #[derive(Debug)]
-pub(crate) struct Ends {
+pub(crate) struct KeptOutput {
     head: Vec<u8>,
     /// The last bytes after the head.
     tail: Vec<u8>,
@@ -17,7 +17,7 @@ pub(crate) struct Ends {
     seen: u64,
 }
 
-impl Ends {
+impl KeptOutput {
     pub(crate) fn of(limit: usize) -> Self {
         Self { head: Vec::new(), tail: Vec::new(), limit, seen: 0 }
     }
@@ -42,6 +42,11 @@ impl Ends {
 
     /// Takes the kept bytes, at most `limit`.
     pub(crate) fn take(&mut self) -> Box<[u8]> {
+        self.take_counted().0
+    }
+
+    /// As [`take`](Self::take), with the number of omitted bytes.
+    pub(crate) fn take_counted(&mut self) -> (Box<[u8]>, u64) {
         let seen = mem::take(&mut self.seen);
         let mut kept = mem::take(&mut self.head);
         let mut marker = Vec::new();
@@ -57,9 +62,10 @@ impl Ends {
                 self.cut(self.limit);
             }
         }
+        let omitted = seen.saturating_sub((kept.len() + self.tail.len()) as u64);
         kept.append(&mut marker);
         kept.append(&mut self.tail);
-        kept.into_boxed_slice()
+        (kept.into_boxed_slice(), omitted)
     }
 }
 
@@ -73,7 +79,7 @@ mod tests {
     use proptest::{collection::vec, prelude::*};
 
     fn kept(limit: usize, pieces: &[&[u8]]) -> String {
-        let mut ends = Ends::of(limit);
+        let mut ends = KeptOutput::of(limit);
         for piece in pieces {
             ends.push(piece);
         }
