@@ -5,7 +5,8 @@ use pipewright::{Parent, ParentMessage, Request, RpcError};
 use serde_json::{Value, json};
 use std::{
     collections::HashSet,
-    io::{self, BufRead, Read},
+    fs::File,
+    io::{self, BufRead, Read, Write},
     sync::{
         Condvar, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -32,6 +33,16 @@ pub(crate) fn serve(options: &Options) -> Outcome {
         match request.method() {
             "add" => Ok(request.params::<Vec<i64>>()?.iter().sum::<i64>().into()),
             "echo" => Ok(request.params()?),
+            // Appends a line to a file.
+            "record" => {
+                let (file, line): (String, String) = request.params()?;
+                let written = File::options()
+                    .append(true)
+                    .create(true)
+                    .open(file)
+                    .and_then(|mut file| file.write_all(format!("{line}\n").as_bytes()));
+                written.map(|()| line.into()).map_err(|error| RpcError::new(1, error.to_string()))
+            }
             "read" => Ok(std::fs::read_to_string(request.params::<[String; 1]>()?.concat())?.into()),
             "fail" => {
                 let params: Value = request.params()?;
@@ -207,7 +218,7 @@ fn connect() -> Result<std::os::unix::net::UnixStream, Box<dyn std::error::Error
     let (path, key) = address.rsplit_once('?').ok_or("no key")?;
     let mut socket = std::os::unix::net::UnixStream::connect(path)?;
     let hello = json!({"jsonrpc": "2.0", "method": "hello", "params": {"key": key}});
-    io::Write::write_all(&mut socket, format!("{hello}\n").as_bytes())?;
+    socket.write_all(format!("{hello}\n").as_bytes())?;
     Ok(socket)
 }
 

@@ -14,6 +14,8 @@ pub(crate) mod message; // messages and lines: slices of shared chunks
 pub(crate) mod node_channel; // the messages of Node's `child_process.fork`
 pub(crate) mod send_queue; // bytes that wait to be sent
 
+pub(crate) mod line_queue; // lines that wait to be sent
+
 pub(crate) mod sd_notify; // parses sd_notify(3) datagrams
 
 pub(crate) mod jsonrpc; // JSON-RPC 2.0

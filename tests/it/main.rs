@@ -16,6 +16,7 @@ mod answers;
 #[cfg(feature = "async")]
 mod async_host;
 mod call_set;
+mod calls_between_incarnations;
 mod chaos;
 mod control;
 mod denied;

@@ -263,6 +263,39 @@ both_ways! {
         assert!(matches!(refused, CallError::QueueFull { .. }), "{refused:?}");
     }
 
+    fn p15_unsent_calls_move_to_the_next_incarnation(way: Way) {
+        for framing in FRAMINGS {
+            let story = Story::new();
+            let worker = story.supervisor.spawn(serving(way, framing).restart(Restart::Always)).unwrap();
+            worker.call::<_, Value>("echo", &(), DEADLINE).unwrap();
+            worker.freeze().unwrap();
+            let text = "x".repeat(10_000);
+            while story.supervisor.status().workers[0].control_queue == 0 {
+                worker.notify("tick", &[&text]).unwrap();
+            }
+            let calls = [1, 2].map(|n: u8| worker.start_call("echo", &[n]).unwrap());
+            worker.kill().unwrap();
+            let [first, second] = calls.map(|call| call.wait::<[u8; 1]>(DEADLINE).unwrap());
+            assert_eq!([first, second], [[1], [2]]);
+            assert_eq!(worker.incarnation(), 2);
+        }
+    }
+
+    fn p15_call_after_the_end_of_input_waits_for_the_next_incarnation(way: Way) {
+        let mut story = Story::new();
+        let stop = StopPolicy::kill().step([StopStep::ClosePipes], DEADLINE);
+        let spec = serving(way, FRAMINGS[0]).arg("--linger").restart(Restart::Always).stop(stop);
+        let worker = story.supervisor.spawn(spec).unwrap();
+        let open = worker.start_call("held", &()).unwrap();
+        worker.call::<_, Value>("echo", &(), DEADLINE).unwrap();
+        worker.restart();
+        story.find(|event| line(&event).filter(|line| line == "end of input"));
+        let waiting = worker.start_call("echo", &[1]).unwrap();
+        worker.kill().unwrap();
+        assert_eq!(waiting.wait::<[u8; 1]>(DEADLINE).unwrap(), [1]);
+        assert!(matches!(open.wait::<()>(DEADLINE), Err(CallError::WorkerExited { exit: Some(_), restarts_in: Some(_) })));
+    }
+
     fn p15_each_incarnation_has_streams_of_its_own(way: Way) {
         let mut story = Story::new();
         let worker = story.supervisor.spawn(serving(way, FRAMINGS[3]).restart(Restart::Always)).unwrap();

@@ -3,18 +3,22 @@
 use crate::{
     deadline::Deadline,
     supervisor::control::{
+        call_router::CallRouter,
         call_span::CallSpan,
-        connection::{ConnectionState, RpcConnection, SocketState},
+        connection::{LineTag, WhenDown, next_call_id},
+        direct_call::Asked,
+        send_line::CallerLine,
     },
     sys::this_process::own_pid,
     wire::{
         decode::decode,
+        framing::encode::reframe,
         jsonrpc::{
             completion::Completion,
             encode,
             error::{Answer, CallError},
-            request::RpcSender,
         },
+        line_queue::QueuedLine,
     },
 };
 use serde::{Serialize, de::DeserializeOwned};
@@ -29,12 +33,12 @@ pub(crate) fn decode_result<R: DeserializeOwned>(result: &RawValue) -> Result<R,
 /// A call that waits for its response, from [`Worker::start_call`](crate::Worker::start_call). Dropping it cancels it.
 #[must_use = "a call that is dropped is cancelled"]
 pub struct PendingCall {
-    pub(crate) connection: Arc<RpcConnection>,
-    pub(crate) id: u64,
+    router: Arc<CallRouter>,
+    id: u64,
     pub(crate) completion: Completion,
     pub(crate) span: CallSpan,
     /// The process that has started the call.
-    pub(crate) owner: i32,
+    owner: i32,
 }
 
 impl_debug!(PendingCall, |call| { id: call.id });
@@ -54,73 +58,80 @@ impl CallCanceller {
     }
 }
 
+/// The calls of a worker, by one of its handles.
+#[derive(Debug)]
+pub(crate) struct Caller<'a> {
+    pub(crate) router: &'a Arc<CallRouter>,
+    pub(crate) when_down: WhenDown,
+}
+
+impl Caller<'_> {
+    /// Calls a method and waits for the result. The caller reads it from the connection itself if no other side does.
+    pub(crate) fn call<P: Serialize + ?Sized>(&self, method: &str, params: &P, timeout: Duration) -> Answer {
+        let deadline = Deadline::after_now(timeout);
+        let mut call = self.prepare(method, params)?;
+        let pending = match call.router.connection() {
+            Some(connection) => match connection.ask(call.id, call.line, (timeout, deadline))? {
+                Asked::Answered(answer) => return answer,
+                Asked::Pending(completion) => PendingCall::new(call.router, call.id, completion),
+                Asked::Unsent(line) => {
+                    call.line = line;
+                    call.send(Completion::default())?
+                }
+            },
+            None => call.send(Completion::default())?,
+        };
+        pending.answer_until(deadline)
+    }
+
+    pub(crate) fn prepare<P: Serialize + ?Sized>(&self, method: &str, params: &P) -> Result<UnsentCall, CallError> {
+        let id = next_call_id();
+        let line = self.line(Some(id), encode::request(id, method, params))?;
+        Ok(UnsentCall { router: Arc::clone(self.router), id, line, span: CallSpan::default() })
+    }
+
+    pub(crate) fn notify<P: Serialize + ?Sized>(&self, method: &str, params: &P) -> Result<(), CallError> {
+        self.send(encode::notification(method, params))
+    }
+
+    /// Sends a line that has no answer.
+    pub(crate) fn send(&self, text: serde_json::Result<Vec<u8>>) -> Result<(), CallError> {
+        let line = self.line(None, text)?;
+        self.router.submit(CallerLine { line, completion: None })
+    }
+
+    fn line(&self, call: Option<u64>, text: serde_json::Result<Vec<u8>>) -> Result<QueuedLine<LineTag>, CallError> {
+        let bytes = text.and_then(|text| reframe(self.router.protocol().framing, text)).map_err(CallError::Encode)?;
+        Ok(QueuedLine { bytes, tag: LineTag::Caller { call, when_down: self.when_down } })
+    }
+}
+
 /// A call that is not sent yet.
 #[derive(Debug)]
 pub(crate) struct UnsentCall {
-    connection: Arc<RpcConnection>,
+    router: Arc<CallRouter>,
     id: u64,
-    line: Vec<u8>,
+    line: QueuedLine<LineTag>,
     pub(crate) span: CallSpan,
 }
 
 impl UnsentCall {
-    pub(crate) fn new<P>(connection: Arc<RpcConnection>, method: &str, params: &P) -> Result<Self, CallError>
-    where
-        P: Serialize + ?Sized,
-    {
-        let id = connection.lock().endpoint.calls.next_id();
-        let line = encode::request(id, method, params).map_err(CallError::Encode)?;
-        Ok(Self { connection, id, line, span: CallSpan::default() })
-    }
-
     /// Sends it. On an error, `completion` is not used.
     pub(crate) fn send(self, completion: Completion) -> Result<PendingCall, CallError> {
-        let Self { connection, id, line, mut span } = self;
-        let mut call = connection.send_call(id, line, completion).inspect_err(|error| span.end(Some(error)))?;
+        let Self { router, id, line, mut span } = self;
+        let submitted = router.submit(CallerLine { line, completion: Some(completion.clone()) });
+        submitted.inspect_err(|error| span.end(Some(error)))?;
+        let mut call = PendingCall::new(router, id, completion);
         call.span = span;
         Ok(call)
     }
 }
 
-impl RpcConnection {
-    /// Sends a call, or queues it. On an error its completion is not used.
-    pub(crate) fn send_call(
-        self: &Arc<Self>,
-        id: u64,
-        line: Vec<u8>,
-        completion: Completion,
-    ) -> Result<PendingCall, CallError> {
-        let mut state = self.lock();
-        // The loop reads the answer.
-        state.burst.reset();
-        state.watch();
-        state.send_or_queue(line)?;
-        // Under the same lock, so that the call exists before its answer is processed, and only if it was sent.
-        Ok(self.begin(&mut state, id, completion))
-    }
-
-    /// Adds a call that was sent and whose answer the loop reads.
-    pub(crate) fn begin(self: &Arc<Self>, state: &mut ConnectionState, id: u64, completion: Completion) -> PendingCall {
-        if let SocketState::Closed(exit) = &state.socket {
-            completion.complete(Err(CallError::WorkerExited { exit: exit.clone(), restarts_in: None }));
-        } else {
-            state.endpoint.calls.wait(id, completion.clone());
-            // The loop reads its answer.
-            state.burst.reset();
-            state.watch();
-            state.check_if_held_up();
-        }
-        PendingCall { connection: Arc::clone(self), id, completion, span: CallSpan::default(), owner: own_pid() }
-    }
-
-    pub(crate) fn abandon_call(&self, id: u64) {
-        let cancellation = self.lock().endpoint.abandon(id);
-        // The worker is notified, so that it can stop processing the call. If that cannot be sent, its response is ignored.
-        drop(cancellation.map(|line| self.send_line(line)));
-    }
-}
-
 impl PendingCall {
+    fn new(router: Arc<CallRouter>, id: u64, completion: Completion) -> Self {
+        Self { router, id, completion, span: CallSpan::default(), owner: own_pid() }
+    }
+
     /// Waits up to `timeout` for the result.
     ///
     /// # Errors
@@ -144,14 +155,10 @@ impl PendingCall {
         Some(result)
     }
 
-    pub(crate) fn has_ended(&self) -> bool {
-        self.completion.is_complete()
-    }
-
-    pub(crate) fn answer_until(&self, deadline: Deadline) -> Answer {
+    fn answer_until(&self, deadline: Deadline) -> Answer {
         // A timeout beyond the range of the clock never expires.
         let left = deadline.remaining().unwrap_or(Duration::MAX);
-        self.completion.wait(left).unwrap_or_else(|| Err(self.connection.timeout_error()))
+        self.completion.wait(left).unwrap_or_else(|| Err(self.router.timeout_error(self.id)))
     }
 
     /// Returns a handle that cancels the call from another thread.
@@ -168,6 +175,6 @@ impl Drop for PendingCall {
         }
         self.span.end(Some(&CallError::Cancelled));
         // Does nothing after the response.
-        self.connection.abandon_call(self.id);
+        self.router.abandon(self.id);
     }
 }

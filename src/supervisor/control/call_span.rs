@@ -68,6 +68,7 @@ fn outcome(error: Option<&CallError>) -> &'static str {
         Some(CallError::ParentGone) => "parent gone",
         Some(CallError::Cancelled) => "cancelled",
         Some(CallError::NotConnected) => "no control",
+        Some(CallError::Unsupported { .. }) => "not supported",
         Some(CallError::QueueFull { .. }) => "full",
         Some(CallError::EventsUnreceived { .. }) => "held up",
         Some(CallError::Encode(_)) => "not written",

@@ -1,8 +1,8 @@
 //! The supervisor's side of a worker's control connection: sends calls, receives responses.
 //!
-//! A caller writes its line to the socket itself if nothing is queued, without a detour through the event loop. What the socket does not
-//! take is queued, up to a limit, and the loop sends it when the worker has read. The loop reads, unless a caller that waits for its
-//! response does.
+//! A caller writes its line to the socket itself if nothing is queued, without a detour through the event loop (`send_line.rs`). What the
+//! socket does not take is queued, up to a limit, and the loop sends it when the worker has read. The loop reads, unless a caller that
+//! waits for its response does (`direct_call.rs`).
 
 use crate::{
     exit::Exit,
@@ -19,7 +19,7 @@ use crate::{
     },
     sys::{epoll::Interests, socket},
     wire::{
-        framing::{Framing, error::FrameError},
+        framing::error::FrameError,
         jsonrpc::{
             completion::Completion,
             dialect::Dialect,
@@ -30,22 +30,26 @@ use crate::{
             request::RpcSender,
             stdio_protocol::RpcProtocol,
         },
-        send_queue::SendQueue,
+        line_queue::LineQueue,
     },
 };
-use serde::Serialize;
 use std::{
     io, mem,
     os::fd::AsFd,
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
 
-/// The most bytes that are queued for a worker before a call returns `QueueFull`.
-pub(crate) const QUEUE_BYTES: usize = 1 << 20;
+/// The last id of a call.
+static LAST_CALL: AtomicU64 = AtomicU64::new(0);
+
+/// The id of a new call, unique in this process: a call can move from one incarnation to the next.
+pub(crate) fn next_call_id() -> u64 {
+    LAST_CALL.fetch_add(1, Ordering::Relaxed) + 1
+}
 
 /// What a connection reports to the event loop, each with its worker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,8 +70,10 @@ pub(crate) enum ConnectionEvent {
     StopCallEnded(WorkerId),
 }
 
-/// The control connection of one incarnation. It exists from the start of the process; what is sent before the worker has connected is
-/// queued.
+/// The control connection of one incarnation. It exists from the start of the process. The [`CallRouter`] of the worker sends the lines
+/// of callers while the incarnation takes calls.
+///
+/// [`CallRouter`]: crate::supervisor::control::call_router::CallRouter
 #[derive(Debug)]
 pub(crate) struct RpcConnection {
     state: Mutex<ConnectionState>,
@@ -80,10 +86,12 @@ pub(crate) struct RpcConnection {
 }
 
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub(crate) struct ConnectionState {
     pub(crate) socket: SocketState,
-    pub(crate) queue: SendQueue,
-    pub(crate) framing: Framing,
+    pub(crate) queue: LineQueue<LineTag>,
+    /// No more lines of callers are sent: no answer would be read.
+    pub(crate) has_ended: bool,
     pub(crate) endpoint: RpcEndpoint<Completion>,
     pub(crate) read_owner: ReadOwner,
     pub(crate) is_revoked: bool,
@@ -105,14 +113,51 @@ pub(crate) struct ConnectionState {
 pub(crate) enum SocketState {
     Awaited,
     Open(Arc<RpcSocket>),
-    /// With the exit of the worker, once that is known.
-    Closed(Option<Arc<Exit>>),
+    Closed(ConnectionEnd),
+}
+
+/// How a connection has ended, for the calls that were sent on it.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct ConnectionEnd {
+    /// `None` if the worker has closed the connection and runs on.
+    pub(crate) exit: Option<Arc<Exit>>,
+    /// The time from the exit to the next start; `None` if there is none.
+    pub(crate) restarts_in: Option<Duration>,
+}
+
+impl From<&ConnectionEnd> for CallError {
+    fn from(end: &ConnectionEnd) -> Self {
+        Self::WorkerExited { exit: end.exit.clone(), restarts_in: end.restarts_in }
+    }
+}
+
+/// What a queued line belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum LineTag {
+    /// A caller's line, which belongs to the worker: if nothing of it was sent, another incarnation can get it.
+    Caller {
+        /// The id of the call; `None` for a notification.
+        call: Option<u64>,
+        when_down: WhenDown,
+    },
+    /// A line for this incarnation only.
+    Connection,
+}
+
+/// What happens to a line while no incarnation runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum WhenDown {
+    /// It waits for the next one.
+    Wait,
+    Fail,
 }
 
 /// Whether lines can be sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum SendState {
     Open,
+    /// The worker has closed the connection. What is queued is not sent.
+    PeerGone,
     /// The supervisor closes the worker's standard input when the queue is sent.
     Closing,
     Closed,
@@ -134,13 +179,13 @@ impl RpcConnection {
     pub(crate) fn new(events: Arc<dyn Report<ConnectionEvent>>, worker: WorkerId, protocol: RpcProtocol) -> Self {
         let state = ConnectionState {
             socket: SocketState::Awaited,
-            queue: SendQueue::default(),
+            queue: LineQueue::default(),
+            has_ended: false,
             endpoint: RpcEndpoint::new(protocol.dialect),
             read_owner: ReadOwner::Loop,
             is_revoked: false,
             burst: CallBurst::default(),
             held_up: HeldUpCalls::default(),
-            framing: protocol.framing,
             sending: SendState::Open,
             wants_writes: false,
             is_backing_off: false,
@@ -174,13 +219,6 @@ impl RpcConnection {
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, ConnectionState> {
         lock(&self.state)
-    }
-
-    /// Queues the answer to the hello before what callers have queued. The connection is opened next.
-    pub(crate) fn queue_first(&self, line: Vec<u8>) {
-        let mut state = self.lock();
-        let queued = mem::replace(&mut state.queue, line.into());
-        state.queue.push(queued.rest());
     }
 
     /// The worker has connected. `frame_reader` holds the bytes received after its key. The loop registers the socket next.
@@ -291,18 +329,19 @@ impl RpcConnection {
         self.lock().deregister_reader();
     }
 
-    /// Closes the connection and ends all calls with `exit`. Returns true if it was not closed before.
-    pub(crate) fn close(&self, exit: Option<&Arc<Exit>>) -> bool {
+    /// Closes the connection and ends all calls. Returns true if it was not closed before.
+    pub(crate) fn close(&self, end: &ConnectionEnd) -> bool {
         let mut state = self.lock();
         let was_closed = matches!(state.socket, SocketState::Closed(_));
         state.wake_reader();
         state.deregister();
-        state.socket = SocketState::Closed(exit.cloned());
-        state.queue = SendQueue::default();
+        state.socket = SocketState::Closed(end.clone());
+        state.queue = LineQueue::default();
+        state.has_ended = true;
         let waiting = state.endpoint.close();
         drop(state);
         for call in waiting {
-            call.complete(Err(CallError::WorkerExited { exit: exit.cloned(), restarts_in: None }));
+            call.complete(Err(CallError::from(end)));
         }
         !was_closed
     }
@@ -338,12 +377,8 @@ impl RpcConnection {
     /// Sends a ping. [`take_activity`](Self::take_activity) says whether something was received since.
     pub(crate) fn ping(&self) {
         let Some(method) = self.protocol.dialect.ping() else { return };
-        let id = {
-            let mut state = self.lock();
-            let id = state.endpoint.calls.next_id();
-            state.endpoint.calls.expect_ignored(id);
-            id
-        };
+        let id = next_call_id();
+        self.lock().endpoint.calls.expect_ignored(id);
         // If the ping cannot be sent nothing is received, which the watchdog notices.
         drop(encode::request(id, method, &()).map_err(CallError::Encode).and_then(|line| self.send_line(line)));
     }
@@ -361,15 +396,6 @@ impl RpcConnection {
     /// Whether something was received since the last call, by the loop or a caller.
     pub(crate) fn take_activity(&self) -> bool {
         self.was_active.swap(false, Ordering::Relaxed)
-    }
-
-    /// Sends a notification without parameters. Returns false if the worker is not connected or the notification cannot be sent.
-    pub(crate) fn notify_without_params(&self, method: &str) -> bool {
-        self.is_open() && self.has_calls() && self.notify(method, &()).is_ok()
-    }
-
-    pub(crate) fn notify<P: Serialize + ?Sized>(&self, method: &str, params: &P) -> Result<(), CallError> {
-        self.send_line(encode::notification(method, params).map_err(CallError::Encode)?)
     }
 }
 

@@ -5,23 +5,22 @@ use crate::{
     supervisor::{
         clock::now,
         control::{
-            call::PendingCall,
-            connection::{ConnectionEvent, ConnectionState, ReadOwner, RpcConnection, SocketState},
+            connection::{ConnectionEvent, ConnectionState, LineTag, ReadOwner, RpcConnection, SocketState},
             reader::FrameReader,
             rpc_socket::RpcSocket,
         },
     },
-    wire::jsonrpc::{
-        completion::Completion,
-        encode,
-        endpoint::Inbound,
-        error::{Answer, CallError},
-        message::RpcMessage,
-        reader::RpcInput,
+    wire::{
+        jsonrpc::{
+            completion::Completion,
+            endpoint::Inbound,
+            error::{Answer, CallError},
+            message::RpcMessage,
+            reader::RpcInput,
+        },
+        line_queue::QueuedLine,
     },
 };
-use serde::Serialize;
-use serde_json::value::RawValue;
 use std::{io, sync::Arc, time::Duration};
 
 /// The right to read a connection, held by a caller. It is returned in any case, since the loop may wait for it.
@@ -35,25 +34,27 @@ struct LeasedReader {
     socket: Arc<RpcSocket>,
 }
 
+/// What has become of a call.
+pub(crate) enum Asked {
+    Answered(Answer),
+    /// The loop reads the answer.
+    Pending(Completion),
+    /// Another side reads, or bytes are queued: the call was not sent.
+    Unsent(QueuedLine<LineTag>),
+}
+
 impl RpcConnection {
-    /// Sends a call and waits for its response. The caller reads it if no other side does.
-    pub(crate) fn ask<P: Serialize + ?Sized>(
-        self: &Arc<Self>,
-        method: &str,
-        params: &P,
-        timeout: Duration,
-    ) -> Result<Box<RawValue>, CallError> {
-        let deadline = Deadline::after_now(timeout);
-        let id = self.lock().endpoint.calls.next_id();
-        let line = encode::request(id, method, params).map_err(CallError::Encode)?;
-        let call = match self.lease_reader(line, timeout)? {
-            Ok(lease) => match self.read_answer(lease, id, deadline) {
-                Ok(answer) => return answer,
-                Err(call) => call,
-            },
-            Err(line) => self.send_call(id, line, Completion::default())?,
-        };
-        call.answer_until(deadline)
+    /// Sends a call and reads its answer, if no other side reads.
+    pub(crate) fn ask(
+        &self,
+        id: u64,
+        line: QueuedLine<LineTag>,
+        (timeout, deadline): (Duration, Deadline),
+    ) -> Result<Asked, CallError> {
+        Ok(match self.lease_reader(line, timeout)? {
+            Ok(lease) => self.read_answer(lease, id, deadline),
+            Err(line) => Asked::Unsent(line),
+        })
     }
 
     /// Checks whether a burst of calls continues.
@@ -65,7 +66,11 @@ impl RpcConnection {
     }
 
     /// Sends a line and takes the read lease. Returns the line, unsent, if another side reads.
-    fn lease_reader(&self, line: Vec<u8>, timeout: Duration) -> Result<Result<ReadLease<'_>, Vec<u8>>, CallError> {
+    fn lease_reader(
+        &self,
+        line: QueuedLine<LineTag>,
+        timeout: Duration,
+    ) -> Result<Result<ReadLease<'_>, QueuedLine<LineTag>>, CallError> {
         // Dropped after the lock guard, since its drop takes the lock.
         let mut lease = ReadLease { connection: self, leased: None };
         let mut state = self.lock();
@@ -79,7 +84,8 @@ impl RpcConnection {
             matches!(&state.read_owner, ReadOwner::Idle(frame_reader) if !frame_reader.pending.is_empty());
         // If the worker waits for the program, only the loop knows whether it waits in vain.
         let is_held_up = !state.endpoint.requests.is_empty();
-        if state.is_revoked || has_pending || is_held_up || !state.queue.is_empty() || timeout.is_zero() {
+        let is_idle = !has_pending && !is_held_up && state.queue.is_empty();
+        if state.is_revoked || state.has_ended || !is_idle || timeout.is_zero() {
             return Ok(Err(line));
         }
         let Some(frame_reader) = state.take(ReadOwner::Caller) else { return Ok(Err(line)) };
@@ -94,15 +100,10 @@ impl RpcConnection {
         sent.map(|()| Ok(lease)).map_err(CallError::Io)
     }
 
-    /// Reads until the response has arrived. If something for the loop or the end arrives first, continues as a [`PendingCall`].
-    fn read_answer(
-        self: &Arc<Self>,
-        mut lease: ReadLease<'_>,
-        own: u64,
-        deadline: Deadline,
-    ) -> Result<Answer, PendingCall> {
+    /// Reads until the response has arrived. If something for the loop or the end arrives first, the loop reads on.
+    fn read_answer(&self, mut lease: ReadLease<'_>, own: u64, deadline: Deadline) -> Asked {
         let answer = lease.leased.as_mut().and_then(|leased| self.read_until(leased, own, deadline));
-        answer.ok_or_else(|| lease.return_to(|state| self.begin(state, own, Completion::default())))
+        answer.map_or_else(|| Asked::Pending(lease.return_to(|state| state.expect(own))), Asked::Answered)
     }
 
     fn read_until(&self, leased: &mut LeasedReader, own: u64, deadline: Deadline) -> Option<Answer> {

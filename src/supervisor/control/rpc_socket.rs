@@ -68,8 +68,8 @@ impl RpcSocket {
     }
 
     /// Sends as much as the socket takes.
-    pub(crate) fn send(&self, bytes: &[u8]) -> io::Result<usize> {
-        socket::send(self.writer(), &[io::IoSlice::new(bytes)], &[])
+    pub(crate) fn send(&self, parts: &[io::IoSlice<'_>]) -> io::Result<usize> {
+        socket::send(self.writer(), parts, &[])
     }
 
     /// Ends a read that waits: it receives what has arrived, and then the end of the stream.

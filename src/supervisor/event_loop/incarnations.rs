@@ -86,10 +86,10 @@ impl EventLoop {
                 match fact {
                     Fact::Ready(worker) => self.supervise(|supervision, cx| supervision.member_ready(worker, cx)),
                     Fact::Finished { worker, exit, unhealthy } => {
-                        self.supervise(|supervision, cx| {
-                            supervision.on_incarnation_end(worker, IncarnationEnd::Exited { exit, unhealthy }, cx);
-                        });
-                        self.sink.trace.end_incarnation(worker);
+                        let end = IncarnationEnd::Exited { exit: Arc::clone(&exit), unhealthy };
+                        self.supervise(|supervision, cx| supervision.on_incarnation_end(worker.id(), end, cx));
+                        worker.incarnation_exited(&exit);
+                        self.sink.trace.end_incarnation(worker.id());
                     }
                 }
             } else if let Some((key, stop)) = self.pending.stops.pop_front() {

@@ -182,7 +182,8 @@ fn worker_status(record: &WorkerRecord, incarnation: Option<&Incarnation>, now: 
         is_paused: incarnation.is_some_and(Incarnation::is_paused),
         control_queue: incarnation
             .and_then(|incarnation| incarnation.process.connection())
-            .map_or(0, |connection| connection.queued()),
+            .map_or(0, |connection| connection.queued())
+            + record.shared.calls().map_or(0, |calls| calls.queued()),
         last_message: incarnation
             .and_then(|incarnation| incarnation.output.last_message)
             .map(|at| now.saturating_duration_since(at)),

@@ -42,7 +42,8 @@ impl EventLoop {
                 exit.status = ExitStatus::Unkillable;
             }
             let exit = Arc::new(exit);
-            incarnation.process.close_connection(Some(&exit));
+            incarnation.shared.route_calls(|calls| calls.ended(&exit));
+            incarnation.shared.incarnation_exited(&exit);
             self.sink.send(incarnation.event(EventKind::Exited(Arc::clone(&exit))));
             if let Some(record) = self.supervision.workers.get_mut(&incarnation.shared.id()) {
                 record.last = Some((exit, now()));

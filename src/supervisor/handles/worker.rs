@@ -9,15 +9,16 @@ use crate::{
         commands::{Action, Command, CommandSender},
         containment::report::Containment,
         control::{
-            call::{PendingCall, UnsentCall, decode_result},
+            call::{Caller, PendingCall, UnsentCall, decode_result},
             call_span::CallSpan,
+            connection::WhenDown,
         },
         handles::stop::{RestartHandle, StopHandle},
         sync::lock,
         worker::{SharedWorker, WaitOutcome, process::WorkerProcess},
     },
     wire::{
-        jsonrpc::{completion::Completion, error::CallError, request::RpcSender},
+        jsonrpc::{completion::Completion, error::CallError},
         node_channel,
     },
 };
@@ -29,6 +30,7 @@ use std::{io, sync::Arc, time::Duration};
 pub struct Worker {
     shared: Arc<SharedWorker>,
     commands: CommandSender,
+    when_down: WhenDown,
 }
 
 impl_debug!(Worker, |worker| { id: worker.id().0, name: worker.name(), pid: worker.pid().unwrap_or_default() });
@@ -41,7 +43,7 @@ impl From<&Worker> for WorkerId {
 
 impl Worker {
     pub(crate) fn new(shared: Arc<SharedWorker>, commands: &CommandSender) -> Self {
-        Self { shared, commands: commands.clone() }
+        Self { shared, commands: commands.clone(), when_down: WhenDown::Wait }
     }
 
     #[cfg(feature = "async")]
@@ -196,30 +198,36 @@ impl Worker {
     }
 
     /// Calls a method of the worker over its control connection, and waits up to `timeout` for the result. Any number of threads can call
-    /// at once, and the results may arrive in any order. A call waits for a worker that has not connected yet.
+    /// at once, and the results may arrive in any order.
+    ///
+    /// A call that cannot be sent yet waits in a queue of up to 1 MiB: for a worker that has not connected, and between two incarnations for
+    /// the next one, if the worker is going to be started. Calls and notifications are sent in their order. A call that was sent, even in
+    /// part, is never sent again: if the incarnation exits before it has answered, the call fails, since whether it was executed is not
+    /// known.
     ///
     /// # Errors
     ///
-    /// [`CallError`]: the error that the worker returns, or why there is no result. If the worker exits first,
-    /// [`WorkerExited`](CallError::WorkerExited) with its exit. If the answer waits for events that the program does not receive,
-    /// [`EventsUnreceived`](CallError::EventsUnreceived).
+    /// [`CallError`]: the error that the worker returns, or why there is no result. [`WorkerExited`](CallError::WorkerExited) if the
+    /// incarnation that was called has exited; if the worker has ended, is not restarted, or has closed its control connection; and if no
+    /// incarnation runs at the timeout. With [`fail_fast`](Self::fail_fast) also if none runs at the time of the call. If the answer waits
+    /// for events that the program does not receive, [`EventsUnreceived`](CallError::EventsUnreceived).
     pub fn call<P, R>(&self, method: &str, params: &P, timeout: Duration) -> Result<R, CallError>
     where
         P: Serialize + ?Sized,
         R: DeserializeOwned,
     {
         let mut span = CallSpan::begin(self.shared.id, method);
-        let answer = self.shared.connection().and_then(|connection| connection.ask(method, params, timeout));
+        let answer = self.caller().and_then(|caller| caller.call(method, params, timeout));
         let result = answer.and_then(|answer| decode_result(&answer));
         span.end(result.as_ref().err());
         result
     }
 
-    /// Starts a call. The result is waited for later, or the call is cancelled.
+    /// Starts a call, as [`call`](Self::call). The result is waited for later, or the call is cancelled.
     ///
     /// # Errors
     ///
-    /// If the call cannot be sent. Never blocks on a worker that does not read: with 1 MiB queued the error is
+    /// If the call can be neither sent nor queued. Never blocks on a worker that does not read: with 1 MiB queued the error is
     /// [`QueueFull`](CallError::QueueFull).
     pub fn start_call<P: Serialize + ?Sized>(&self, method: &str, params: &P) -> Result<PendingCall, CallError> {
         self.prepare_call(method, params)?.send(Completion::default())
@@ -231,19 +239,32 @@ impl Worker {
         params: &P,
     ) -> Result<UnsentCall, CallError> {
         let mut span = CallSpan::begin(self.shared.id, method);
-        let line = self.shared.connection().and_then(|connection| UnsentCall::new(connection, method, params));
-        let mut call = line.inspect_err(|error| span.end(Some(error)))?;
+        let call = self.caller().and_then(|caller| caller.prepare(method, params));
+        let mut call = call.inspect_err(|error| span.end(Some(error)))?;
         call.span = span;
         Ok(call)
     }
 
-    /// Sends a notification over the control connection.
+    /// Sends a notification over the control connection. It waits for the worker as a [call](Self::call) does.
     ///
     /// # Errors
     ///
     /// As [`start_call`](Self::start_call). Does not report whether the worker has read it.
     pub fn notify<P: Serialize + ?Sized>(&self, method: &str, params: &P) -> Result<(), CallError> {
-        self.shared.connection()?.notify(method, params)
+        self.caller()?.notify(method, params)
+    }
+
+    /// Returns a handle whose calls and notifications fail at once while no incarnation runs, with
+    /// [`WorkerExited`](CallError::WorkerExited) and the time until the next one starts. They wait while an incarnation runs that has not
+    /// connected yet, but not for another one.
+    #[doc(alias = "wait_for_ready")]
+    #[must_use]
+    pub fn fail_fast(&self) -> Self {
+        Self { when_down: WhenDown::Fail, ..self.clone() }
+    }
+
+    fn caller(&self) -> Result<Caller<'_>, CallError> {
+        Ok(Caller { router: self.shared.calls()?, when_down: self.when_down })
     }
 
     /// Sends a message to a worker with [`node_channel`](crate::WorkerSpec::node_channel): its `process.on("message")` receives the value.
@@ -254,8 +275,8 @@ impl Worker {
     /// is an object whose `cmd` begins with `NODE_`, which Node would keep to itself. Otherwise as [`notify`](Self::notify).
     #[doc(alias = "process.send")]
     pub fn send<T: Serialize + ?Sized>(&self, message: &T) -> Result<(), CallError> {
-        let channel = self.shared.channel()?;
-        channel.send_line(node_channel::message(message).map_err(CallError::Encode)?)
+        let channel = Caller { router: self.shared.channel()?, when_down: self.when_down };
+        channel.send(node_channel::message(message))
     }
 
     /// Takes our end of standard input, with [`StdinMode::Pipe`](crate::StdinMode::Pipe).

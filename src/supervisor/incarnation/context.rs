@@ -11,6 +11,7 @@ use crate::{
         process_trees::ProcessTrees,
         reactor::{Reactor, arena::Key},
         spawner::Spawner,
+        worker::SharedWorker,
     },
 };
 use std::{collections::VecDeque, sync::Arc, time::Duration};
@@ -38,7 +39,7 @@ pub(crate) struct IncarnationContext<'a> {
 pub(crate) enum Fact {
     Ready(WorkerId),
     Finished {
-        worker: WorkerId,
+        worker: Arc<SharedWorker>,
         exit: Arc<Exit>,
         /// The supervisor stopped it by itself: it did not become ready, its watchdog expired, or it reached its maximum runtime.
         unhealthy: bool,

@@ -8,7 +8,10 @@ use crate::{
         watchdog::LivenessSource,
     },
     supervisor::{
-        control::{connection::RpcConnection, reader::FrameReader, rpc_socket::RpcSocket, server::AuthenticatedClient},
+        control::{
+            call_router::CallRouter, connection::RpcConnection, reader::FrameReader, rpc_socket::RpcSocket,
+            server::AuthenticatedClient,
+        },
         events::event::{DisconnectReason, EventKind},
         flow_control::FlowControl,
         incarnation::{
@@ -81,6 +84,7 @@ impl Incarnation {
         self.session = Some(ControlSession::new(Arc::clone(socket), connection, window));
         connection.open(socket, frame_reader);
         self.register(Token::Control(self.key), cx);
+        self.shared.route_calls(|calls| calls.open(connection));
     }
 
     /// Handles readiness of the control connection: sends queued data and reads once.
@@ -103,6 +107,7 @@ impl Incarnation {
         self.record_control_activity(cx.reactor.clock.now());
         let extension = session.extension.take();
         if ended {
+            self.shared.route_calls(CallRouter::suspend);
             session.on_end();
             // The connection is closed when the timer fires: until then its calls wait for the exit.
             cx.reactor.set_timer_after(EXIT_GRACE_TIME, Timer::DisconnectGrace(self.key));
@@ -178,7 +183,8 @@ impl Incarnation {
         if self.process.child().with_pidfd(|pidfd| poll::is_readable(pidfd.as_fd())).unwrap_or(true) {
             return;
         }
-        if self.process.close_connection(None) {
+        self.shared.route_calls(CallRouter::disconnected);
+        if self.process.disconnect() {
             cx.sink.send(self.event(EventKind::ControlDisconnected(why)));
         }
     }
@@ -202,6 +208,7 @@ impl Incarnation {
                 }
             }
         }
+        self.shared.route_calls(CallRouter::suspend);
         self.forget_control(cx);
     }
 

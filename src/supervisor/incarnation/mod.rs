@@ -26,7 +26,7 @@ use crate::{
     supervisor::{
         commands::SpawnedProcess,
         containment::{cgroup_pool::WorkerCgroup, teardown::KILL_TIMEOUT},
-        control::call::PendingCall,
+        control::internal_call::InternalCall,
         events::{
             event::{Event, EventKind},
             sink::EventSink,
@@ -71,7 +71,7 @@ pub(crate) struct Incarnation {
     pub(crate) health: Health,
     pub(crate) tree: TreeExit,
     /// The open call of the current stage of its stop policy.
-    pub(crate) stop_call: Option<PendingCall>,
+    pub(crate) stop_call: Option<InternalCall>,
     /// The supervisor has begun to stop or kill it.
     pub(crate) is_being_stopped: bool,
     /// The last event has been sent: no other may follow.

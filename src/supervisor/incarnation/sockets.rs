@@ -31,6 +31,7 @@ impl Incarnation {
         if self.spec.control == ControlSource::NodeChannel {
             // What it sends are messages.
             connection.open_for_sending(&socket);
+            self.shared.route_calls(|calls| calls.open(&connection));
             self.add_channel(socket, cx);
             return;
         }

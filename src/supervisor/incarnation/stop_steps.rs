@@ -7,10 +7,12 @@ use crate::{
     },
     supervisor::{
         control::{
-            call::{PendingCall, UnsentCall},
+            call_router::CallRouter,
             connection::{ConnectionEvent, RpcConnection},
+            internal_call::InternalCall,
         },
         incarnation::{Incarnation, context::IncarnationContext},
+        spec::control_source::ControlSource,
     },
     wire::jsonrpc::{
         completion::{Completion, ObserveCompletion},
@@ -47,8 +49,15 @@ impl Incarnation {
         match step {
             StopStep::Signal(_) | StopStep::Call(_) | StopStep::Notify(_) if has_ended => false,
             StopStep::Wait => true,
-            StopStep::ClosePipes => self.process.close_pipes(),
-            StopStep::CloseStdin => self.process.close_stdin(),
+            StopStep::ClosePipes | StopStep::CloseStdin => {
+                let is_channel =
+                    matches!((step, &self.spec.control), (StopStep::ClosePipes, ControlSource::NodeChannel));
+                if is_channel || matches!(self.spec.control, ControlSource::Stdio(_)) {
+                    // Later calls wait for the exit, and perhaps for the next incarnation.
+                    self.shared.route_calls(CallRouter::stop_sending);
+                }
+                if let StopStep::ClosePipes = step { self.process.close_pipes() } else { self.process.close_stdin() }
+            }
             StopStep::Call(method) => {
                 self.stop_call = self.process.connection().and_then(|connection| stop_call(connection, method));
                 self.stop_call.is_some()
@@ -65,18 +74,15 @@ impl Incarnation {
 
     /// A call of a stop policy has ended. It may be that of an earlier stage.
     pub(crate) fn stop_call_ended(&mut self, cx: &mut IncarnationContext<'_>) {
-        if self.stop_call.take_if(|call| call.has_ended()).is_some() && !self.lifecycle.waits_for_group() {
+        if self.stop_call.take_if(|call| call.completion().is_complete()).is_some() && !self.lifecycle.waits_for_group()
+        {
             self.input(LifecycleInput::Stop(StopRequest::StageDone), cx);
         }
     }
 }
 
 /// Sends a call whose answer ends the stage. `None` if the worker is not connected or the call cannot be sent.
-fn stop_call(connection: &Arc<RpcConnection>, method: &str) -> Option<PendingCall> {
-    if !connection.is_open() || !connection.has_calls() {
-        return None;
-    }
+fn stop_call(connection: &Arc<RpcConnection>, method: &str) -> Option<InternalCall> {
     let observer = Arc::new(StopCallObserver(Arc::clone(connection)));
-    let call = UnsentCall::new(Arc::clone(connection), method, &()).ok()?;
-    call.send(Completion::observed(observer, 0)).ok()
+    InternalCall::start(connection, (method, &()), Completion::observed(observer, 0)).ok()
 }

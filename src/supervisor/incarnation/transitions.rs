@@ -187,8 +187,6 @@ impl Incarnation {
         self.process.close_pipes();
         cx.trees.worker_pids.remove(&self.process.child().pid().cast_signed());
         let exit = Arc::new(exit);
-        // Before the event: its consumer must find no pending call.
-        self.process.close_connection(Some(&exit));
         cx.sink.send(self.event(EventKind::Exited(Arc::clone(&exit))));
         if let Some(readiness_pipe) = &self.health.readiness_pipe {
             drop(cx.reactor.poller.remove(readiness_pipe));
@@ -196,7 +194,7 @@ impl Incarnation {
         if let Some(notices) = self.health.notifications.socket.take() {
             drop(cx.reactor.poller.remove(&notices));
         }
-        let (worker, unhealthy) = (self.shared.id(), self.health.is_unhealthy);
+        let (worker, unhealthy) = (Arc::clone(&self.shared), self.health.is_unhealthy);
         cx.facts.push_back(Fact::Finished { worker, exit, unhealthy });
     }
 

@@ -292,7 +292,7 @@ impl Spawner {
         process.tree().kill();
         reap_killed(process.tree(), Deadline::after_now(KILL_TIMEOUT));
         process.close_pipes();
-        process.close_connection(None);
+        process.disconnect();
     }
 
     /// Kills a new process that the loop has not received, and notifies the waiters of its worker.
@@ -300,7 +300,6 @@ impl Spawner {
         let reaped = self.kill_and_reap_all(std::slice::from_ref(process)).pop().flatten();
         let status = reaped.map_or(ExitStatus::Unkillable, |reaped| exit_status(reaped.ending));
         let exit = Arc::new(Exit::of(status));
-        process.close_connection(Some(&exit));
         shared.set_ended((exit, now()));
     }
 

@@ -183,6 +183,7 @@ impl Supervision {
         let Some(record) = self.workers.get_mut(&worker) else { return };
         let Some(due) = cx.reactor.clock.now().checked_add(after.min(LONGEST_BACKOFF)) else { return };
         record.phase = WorkerPhase::Backoff(due);
+        record.shared.route_calls(|calls| calls.schedule_start(after));
         cx.reactor.set_timer(due, Timer::Restart(worker));
     }
 
@@ -242,6 +243,7 @@ impl Supervision {
             return self.report(worker, EventKind::Warning(Box::new(Warning::RestartBlocked { pid })), cx);
         }
         record.phase = WorkerPhase::Spawning;
+        record.shared.route_calls(|calls| calls.schedule_start(Duration::ZERO));
         let (shared, spec) = (Arc::clone(&record.shared), Arc::clone(&record.spec));
         cx.spawner.start_again(shared, spec);
         cx.reactor.set_timer_after(PATIENCE, Timer::SpawnQueue);

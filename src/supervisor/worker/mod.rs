@@ -7,10 +7,10 @@ use crate::{
     ids::WorkerId,
     launch::child::ChildProcess,
     supervisor::{
-        clock::now, control::connection::RpcConnection, flow_control::WorkerWindow, sync::lock,
+        clock::now, control::call_router::CallRouter, flow_control::WorkerWindow, sync::lock,
         worker::process::WorkerProcess,
     },
-    wire::jsonrpc::error::CallError,
+    wire::jsonrpc::{dialect::Dialect, error::CallError, stdio_protocol::RpcProtocol},
 };
 #[cfg(feature = "async")]
 use std::{future::poll_fn, task::Poll};
@@ -37,6 +37,8 @@ pub(crate) struct SharedWorker {
     #[cfg(feature = "async")]
     tasks: Arc<WakerSet>,
     pub(crate) window: WorkerWindow,
+    /// `None` if the spec has no control.
+    calls: Option<Arc<CallRouter>>,
 }
 
 #[derive(Debug)]
@@ -52,7 +54,9 @@ impl SharedWorker {
         (id, name): (WorkerId, Box<str>),
         process: Option<Arc<WorkerProcess>>,
         window: WorkerWindow,
+        control: Option<RpcProtocol>,
     ) -> Self {
+        let calls = control.map(|protocol| Arc::new(CallRouter::new(protocol, process.is_some())));
         let current = Mutex::new(CurrentProcess { process, ended: None });
         Self {
             id,
@@ -62,6 +66,7 @@ impl SharedWorker {
             #[cfg(feature = "async")]
             tasks: Arc::default(),
             window,
+            calls,
         }
     }
 
@@ -87,24 +92,33 @@ impl SharedWorker {
         run(process.child())
     }
 
-    /// The control connection of the current incarnation.
-    pub(crate) fn connection(&self) -> Result<Arc<RpcConnection>, CallError> {
-        let process = self.process().ok_or(CallError::WorkerExited { exit: None, restarts_in: None })?;
-        let connection = process.connection.clone().ok_or(CallError::NotConnected)?;
+    /// The route of calls to the worker.
+    pub(crate) fn calls(&self) -> Result<&Arc<CallRouter>, CallError> {
+        let calls = self.calls.as_ref().ok_or(CallError::NotConnected)?;
         let reason = "Node's channel carries messages only: use `Worker::send`";
-        if connection.has_calls() { Ok(connection) } else { Err(CallError::Unsupported { operation: "call", reason }) }
+        if calls.protocol().dialect == Dialect::Messages {
+            return Err(CallError::Unsupported { operation: "call", reason });
+        }
+        Ok(calls)
     }
 
-    /// Node's channel of the current incarnation.
-    pub(crate) fn channel(&self) -> Result<Arc<RpcConnection>, CallError> {
-        let process = self.process().ok_or(CallError::WorkerExited { exit: None, restarts_in: None })?;
-        let channel = process.connection.clone().filter(|open| !open.has_calls());
+    /// The route of messages on Node's channel.
+    pub(crate) fn channel(&self) -> Result<&Arc<CallRouter>, CallError> {
+        let channel = self.calls.as_ref().filter(|calls| calls.protocol().dialect == Dialect::Messages);
         let reason = "the spec does not set `node_channel`";
         channel.ok_or(CallError::Unsupported { operation: "send", reason })
     }
 
+    /// Calls `change` with the route of calls, if there is one.
+    pub(crate) fn route_calls(&self, change: impl FnOnce(&CallRouter)) {
+        if let Some(calls) = &self.calls {
+            change(calls);
+        }
+    }
+
     /// Sets the process of the next incarnation.
     pub(crate) fn set_process(&self, process: &Arc<WorkerProcess>) {
+        self.route_calls(CallRouter::started);
         let mut current = lock(&self.current);
         current.process = Some(Arc::clone(process));
         current.ended = None;
@@ -127,10 +141,18 @@ impl SharedWorker {
     /// Clears the end of a group member that is to run again.
     pub(crate) fn clear_end(&self) {
         lock(&self.current).ended = None;
+        self.route_calls(|calls| calls.schedule_start(Duration::ZERO));
+    }
+
+    /// Ends the calls that were sent to the incarnation that has exited. Whether another one follows was decided before.
+    pub(crate) fn incarnation_exited(&self, exit: &Arc<Exit>) {
+        let process = self.process();
+        self.route_calls(|calls| calls.exited(process.as_ref().and_then(|process| process.connection()), exit));
     }
 
     /// Sets the end of the worker, and wakes the waiters.
     pub(crate) fn set_ended(&self, last: (Arc<Exit>, Instant)) {
+        self.route_calls(|calls| calls.ended(&last.0));
         lock(&self.current).ended = Some(last);
         self.wake();
     }

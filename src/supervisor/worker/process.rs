@@ -1,9 +1,12 @@
 //! The process of one incarnation, shared by the handles and the event loop.
 
 use crate::{
-    exit::Exit,
     launch::{child::ChildProcess, descriptors::ParentFds},
-    supervisor::{containment::process_tree::ProcessTree, control::connection::RpcConnection, sync::lock},
+    supervisor::{
+        containment::process_tree::ProcessTree,
+        control::connection::{ConnectionEnd, RpcConnection},
+        sync::lock,
+    },
 };
 use std::{
     io,
@@ -59,9 +62,9 @@ impl WorkerProcess {
         self.connection.as_ref().is_some_and(|connection| connection.is_awaited())
     }
 
-    /// Closes the control connection and ends all calls. Returns true if it was not closed before.
-    pub(crate) fn close_connection(&self, exit: Option<&Arc<Exit>>) -> bool {
-        self.connection.as_ref().is_some_and(|connection| connection.close(exit))
+    /// Closes the control connection of a process that runs on, and ends all calls. Returns true if it was not closed before.
+    pub(crate) fn disconnect(&self) -> bool {
+        self.connection.as_ref().is_some_and(|connection| connection.close(&ConnectionEnd::default()))
     }
 
     /// Closes the pipes to the child that the user has not taken, which asks it to exit. Returns false if there were none.

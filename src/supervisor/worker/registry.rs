@@ -58,7 +58,7 @@ impl WorkerRegistry {
     ) -> Arc<SharedWorker> {
         let name = spec.name.clone().unwrap_or_else(|| spec.plan.file_name());
         let window = WorkerWindow::new(spec.window, &self.window);
-        let shared = Arc::new(SharedWorker::new((id, name), process, window));
+        let shared = Arc::new(SharedWorker::new((id, name), process, window, spec.control.protocol()));
         let mut workers = lock(&self.workers);
         workers.entries.insert(id, Arc::downgrade(&shared));
         workers.remove_dropped();

@@ -101,6 +101,16 @@ impl<C> PendingCalls<C> {
         Some(caller)
     }
 
+    /// Whether this call waits for its answer.
+    pub(crate) fn is_waiting(&self, id: u64) -> bool {
+        self.waiting.contains_key(&id)
+    }
+
+    /// Removes a call whose request was not sent. Returns `None` if the call has ended.
+    pub(crate) fn withdraw(&mut self, id: u64) -> Option<C> {
+        self.waiting.remove(&id)
+    }
+
     /// As [`abandon`](Self::abandon), for all calls. Returns them with their ids.
     pub(crate) fn abandon_all(&mut self) -> BTreeMap<u64, C> {
         let calls = mem::take(&mut self.waiting);
@@ -191,7 +201,12 @@ mod tests {
         let late = calls.begin('l');
         calls.abandon(late);
         assert_eq!((calls.answer_without_id(), calls.answer_without_id()), (Answered::Ignored, Answered::Unexpected));
-        let fifth = calls.begin('e');
+        let [fourth, fifth] = ['d', 'e'].map(|caller| calls.begin(caller));
+        assert_eq!(
+            (calls.withdraw(fourth), calls.is_waiting(fourth), calls.is_waiting(fifth)),
+            (Some('d'), false, true)
+        );
+        assert_eq!(calls.answer(fourth), Answered::Unexpected);
         assert_eq!(calls.drain().collect::<Vec<_>>(), ['e']);
         assert_eq!(calls.answer(fifth), Answered::Unexpected);
     }
