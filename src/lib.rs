@@ -106,6 +106,19 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
+//! # Developing a plugin
+//!
+//! A worker that is started in a shell fails with a [`ParentError`] that says what the program is; print it. With
+//! `PIPEWRIGHT_STANDALONE=1`, [`Parent`] uses standard input and output instead, so that the worker can be
+//! [tried by hand](Parent#trying-a-worker-by-hand):
+//!
+//! ```text
+//! $ PIPEWRIGHT_STANDALONE=1 ./plugin
+//! "started"
+//! {"jsonrpc":"2.0","id":1,"method":"format","params":["fn main(){}"]}     <- typed
+//! {"jsonrpc":"2.0","id":1,"result":"fn main(){}"}
+//! ```
+//!
 //! # What blocks
 //!
 //! * [`Supervisor::spawn`] blocks until the child has executed its program.

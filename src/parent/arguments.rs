@@ -3,7 +3,7 @@
 use super::{
     control::{ConnectError, ControlClient},
     error::ParentError,
-    messages::MessagePipe,
+    messages::MessageOutput,
 };
 use crate::wire::jsonrpc::address::Address;
 use std::{
@@ -13,6 +13,9 @@ use std::{
     path::Path,
     sync::Arc,
 };
+
+/// The environment variable that is 1 in a worker that is tried by hand.
+const STANDALONE_VARIABLE: &str = "PIPEWRIGHT_STANDALONE";
 
 /// The value of an argument or of an environment variable.
 #[derive(Debug, PartialEq)]
@@ -47,11 +50,11 @@ impl Setting {
     }
 
     /// Takes the pipe for messages whose number this is.
-    pub(super) fn open(self) -> Result<MessagePipe, ParentError> {
+    pub(super) fn open(self) -> Result<MessageOutput, ParentError> {
         let text = self.value.to_string_lossy();
         let given = || format!("`{}{text}`", self.prefix);
         match text.parse() {
-            Ok(handle) => MessagePipe::inherit(handle, given),
+            Ok(handle) => MessageOutput::inherit(handle, given),
             Err(source) => Err(ParentError::InvalidHandle { given: given().into(), source }),
         }
     }
@@ -74,6 +77,11 @@ impl Setting {
             }
         })
     }
+}
+
+/// Whether a person wants to try the worker by hand.
+pub(super) fn is_standalone() -> bool {
+    env::var_os(STANDALONE_VARIABLE).is_some_and(|value| value == "1")
 }
 
 pub(super) fn program_name(first: Option<&OsStr>) -> Box<str> {
@@ -103,9 +111,9 @@ mod tests {
     #[test]
     fn p16_errors_say_what_to_do() {
         let by_hand = ParentError::NotAWorker { program: program_name(Some(OsStr::new("/usr/bin/compile"))) };
-        let text = "compile is a worker: another program starts it and hands it a pipe, as in `compile --messages=3`; \
-                    it does nothing when started by hand";
-        assert_eq!(by_hand.to_string(), text);
+        let text = by_hand.to_string();
+        assert!(text.starts_with("compile is a worker: another program starts it and gives it a pipe"), "{text}");
+        assert!(text.contains("to try it by hand, set PIPEWRIGHT_STANDALONE=1: ") && !text.contains('\n'), "{text}");
         assert_eq!(&*program_name(None), "this program");
         let bad = |args: &[&str]| {
             Setting::argument(args.iter().map(OsString::from), MESSAGES).unwrap().open().unwrap_err().to_string()

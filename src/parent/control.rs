@@ -1,14 +1,18 @@
 //! The worker's side of the control connection: calls in both directions.
 
-use super::{serving::ReaderRole, writer::LineWriter};
+use super::{
+    serving::ReaderRole,
+    transport::{ControlInput, ControlOutput},
+    writer::LineWriter,
+};
 use crate::{
     pipe::{
-        named::{connect::ConnectOptions, name::PipeName, split::ReadHalf, stream::Stream},
+        named::{connect::ConnectOptions, name::PipeName},
         timeout::{StartedTimeout, Timeout},
     },
     wire::{
         decode::decode,
-        framing::Framing,
+        framing::{Framing, error::FrameErrorKind},
         jsonrpc::{
             address::Address,
             completion::Completion,
@@ -17,7 +21,7 @@ use crate::{
             error::CallError,
             hello::Hello,
             protocol::{HELLO, SHUTDOWN},
-            reader::{RpcInput, RpcReader},
+            reader::{RpcInput, RpcLine, RpcReader},
             request::{Notification, Request, RpcSender},
         },
     },
@@ -28,7 +32,7 @@ use serde::{
     de::{DeserializeOwned, IgnoredAny},
 };
 use std::{
-    io::{self, Read},
+    io,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     thread,
     time::Duration,
@@ -73,12 +77,14 @@ pub(super) struct ControlClient {
     role: ReaderRole,
     read_state: Mutex<ReadState>,
     incoming: Receiver<ParentMessage>,
+    /// Starts the listener of a connection that is not read before it is used.
+    first_use: Option<Sender<()>>,
 }
 
 /// Locked by the thread that reads.
 #[derive(Debug)]
 struct ReadState {
-    socket: ReadHalf,
+    input: ControlInput,
     rpc: RpcReader,
     buffer: Vec<u8>,
     /// `None` after `shutdown` or the end of the connection.
@@ -93,15 +99,8 @@ impl ControlClient {
         // The parent may run as another user: the worker was started by sudo, or has dropped its privileges.
         let options = ConnectOptions::new().trust_directory();
         let stream = options.connect(&name, CONNECT_TIMEOUT).map_err(io::Error::from)?;
-        let watched = stream.clone();
-        let (socket, writer) = stream.split();
-        let writer = LineWriter::new(writer);
-        let (program, incoming) = crossbeam_channel::unbounded();
-        let (rpc, buffer) = (RpcReader::new(Framing::Lines, MAX_LINE), vec![0; READ_BYTES]);
-        let read_state = Mutex::new(ReadState { socket, rpc, buffer, program: Some(program), is_closed: false });
-        let client = Arc::new(Self { writer, role: ReaderRole::default(), read_state, incoming });
-        let weak = Arc::downgrade(&client);
-        thread::Builder::new().name("pipewright-control".into()).spawn(move || listen(&watched, &weak))?;
+        let (input, output) = stream.split();
+        let client = Self::start(ControlInput::Socket(input), ControlOutput::Socket(output), None)?;
         let answer = client.call::<_, IgnoredAny>(HELLO, &Hello::new(&address.key), HELLO_TIMEOUT);
         match answer {
             Ok(_) => Ok(client),
@@ -110,12 +109,46 @@ impl ControlClient {
         }
     }
 
+    /// Reads lines from standard input and writes them to standard output. Standard input is not read before the first call, and
+    /// before the program wants to receive.
+    pub(super) fn standalone() -> io::Result<Arc<Self>> {
+        Self::start(ControlInput::standard()?, ControlOutput::Standard, Some(crossbeam_channel::bounded(1)))
+    }
+
+    /// Without `first_use`, the listener reads from the start.
+    fn start(
+        input: ControlInput,
+        output: ControlOutput,
+        first_use: Option<(Sender<()>, Receiver<()>)>,
+    ) -> io::Result<Arc<Self>> {
+        let (first_use, used) = first_use.unzip();
+        let wait_readable = input.watch();
+        let (program, incoming) = crossbeam_channel::unbounded();
+        let (rpc, buffer) = (RpcReader::new(Framing::Lines, MAX_LINE), vec![0; READ_BYTES]);
+        let read_state = Mutex::new(ReadState { input, rpc, buffer, program: Some(program), is_closed: false });
+        let (writer, role) = (LineWriter::new(output), ReaderRole::default());
+        let client = Arc::new(Self { writer, role, read_state, incoming, first_use });
+        let weak = Arc::downgrade(&client);
+        thread::Builder::new().name("pipewright-control".into()).spawn(move || {
+            // Fails when the client is dropped unused.
+            used.is_none_or(|used| used.recv().is_ok()).then(|| listen(&*wait_readable, &weak))
+        })?;
+        Ok(client)
+    }
+
     pub(super) fn incoming(&self) -> &Receiver<ParentMessage> {
+        self.begin_reading();
         &self.incoming
+    }
+
+    fn begin_reading(&self) {
+        // A full channel has been used before.
+        self.first_use.as_ref().map_or(Ok(()), |used| used.try_send(())).unwrap_or_default();
     }
 
     /// Passes the parent's requests and notifications to `answer`, one by one on this thread, until the parent wants the worker to exit.
     pub(super) fn serve(self: &Arc<Self>, mut answer: impl FnMut(Request)) {
+        self.begin_reading();
         let serving = self.role.begin_serving();
         let mut received = Vec::new();
         let mut is_open = true;
@@ -149,6 +182,7 @@ impl ControlClient {
             }
             shared.endpoint.calls.begin(completion.clone())
         };
+        self.begin_reading();
         // The serving thread may be in a request, even this thread: the listener reads the answer.
         self.role.wake_listener();
         let timeout = StartedTimeout::now(Timeout::after(timeout));
@@ -189,21 +223,14 @@ impl ControlClient {
         if timeout.is_never() && (!self.incoming.is_empty() || state.program.is_none()) {
             return state.program.is_some();
         }
-        let ReadState { socket, rpc, buffer, program, is_closed } = &mut *state;
-        let read =
-            if timeout.is_never() { socket.read(buffer) } else { socket.as_stream().read_timeout(buffer, timeout) };
-        let bytes = match read {
+        let ReadState { input, rpc, buffer, program, is_closed } = &mut *state;
+        let bytes = match input.read(buffer, timeout) {
             Err(error) if matches!(error.kind(), io::ErrorKind::Interrupted | io::ErrorKind::TimedOut) => return true,
             read => buffer.get(..read.unwrap_or(0)).unwrap_or_default(),
         };
-        if bytes.is_empty() {
-            (*program, *is_closed) = (None, true);
-            drop(state);
-            self.close();
-            return false;
-        }
-        rpc.read(bytes, |input, _| {
-            let Some(message) = self.receive(input) else { return };
+        let is_end = bytes.is_empty();
+        rpc.read(if is_end { input.end_of_line() } else { bytes }, |input, line| {
+            let Some(message) = self.receive(input, line) else { return };
             let is_last = message.is_shutdown();
             if program.is_some() {
                 deliver(message);
@@ -213,6 +240,12 @@ impl ControlClient {
                 *program = None;
             }
         });
+        if is_end {
+            (*program, *is_closed) = (None, true);
+            drop(state);
+            self.close();
+            return false;
+        }
         program.is_some()
     }
 
@@ -233,9 +266,12 @@ impl ControlClient {
     }
 
     /// Applies one line. Returns a message for the program.
-    fn receive(self: &Arc<Self>, input: RpcInput) -> Option<ParentMessage> {
+    fn receive(self: &Arc<Self>, input: RpcInput, line: RpcLine<'_>) -> Option<ParentMessage> {
         let received = match input {
             RpcInput::Message(message, _) => self.role.shared().endpoint.receive(message),
+            RpcInput::Error(error) if error.kind == FrameErrorKind::NotRpc => {
+                line.refusal().map_or(Received::Done, Received::Reply)
+            }
             RpcInput::Error(error) => self.role.shared().endpoint.receive_error(&error),
         };
         match received {
@@ -301,10 +337,10 @@ impl ParentMessage {
 }
 
 /// The listener thread. It ends with the connection, or when the client has been dropped.
-fn listen(watched: &Stream, client: &Weak<ControlClient>) {
+fn listen(wait_readable: &dyn Fn() -> io::Result<()>, client: &Weak<ControlClient>) {
     loop {
         // poll(2) fails only for want of memory; then it is repeated.
-        let waited = watched.wait_readable();
+        let waited = wait_readable();
         let Some(client) = client.upgrade() else { return };
         if waited.is_err() || client.role.is_read_by_server() {
             client.role.wait_until_needed();

@@ -9,15 +9,20 @@ use std::io;
 pub enum ParentError {
     /// Neither the arguments nor the environment name a pipe: most likely a human started the worker.
     #[error(
-        "{program} is a worker: another program starts it and hands it a pipe, as in `{program} --messages=3`; \
-         it does nothing when started by hand"
+        "{program} is a worker: another program starts it and gives it a pipe for messages (`--messages=3` or \
+         $PIPEWRIGHT_MESSAGES), the address of a control connection (`--control=PATH` or $PIPEWRIGHT_CONTROL) or both; to \
+         try it by hand, set PIPEWRIGHT_STANDALONE=1: it then writes messages and answers to standard output and reads \
+         requests from standard input, each a line of JSON"
     )]
     NotAWorker {
         /// The name of this program.
         program: Box<str>,
     },
     /// The environment variable that should hold the number of the pipe is not set.
-    #[error("${name} should hold the number of the pipe for messages, but it is not set")]
+    #[error(
+        "${name} should hold the number of the pipe for messages, but it is not set: the program is a worker, which another \
+         program starts; to try it by hand, set PIPEWRIGHT_STANDALONE=1, and it writes its messages to standard output"
+    )]
     MissingVariable {
         /// The variable.
         name: Box<str>,
@@ -39,6 +44,9 @@ pub enum ParentError {
         /// The reason that the parent gives.
         reason: Box<str>,
     },
+    /// `PIPEWRIGHT_STANDALONE` is 1, but requests cannot be read from standard input.
+    #[error("cannot read requests from standard input, as $PIPEWRIGHT_STANDALONE demands: {0}")]
+    Standalone(#[source] io::Error),
     /// A control pipe is named, but the connection to it failed.
     #[error("cannot reach the parent at the address given as {given}: {source}")]
     ControlUnavailable {
@@ -76,7 +84,7 @@ impl From<ParentError> for io::Error {
             ParentError::InvalidHandle { .. } => io::ErrorKind::InvalidInput,
             ParentError::NotAWorker { .. } | ParentError::MissingVariable { .. } => io::ErrorKind::NotFound,
             ParentError::Refused { .. } => io::ErrorKind::PermissionDenied,
-            ParentError::ControlUnavailable { source, .. } => source.kind(),
+            ParentError::ControlUnavailable { source, .. } | ParentError::Standalone(source) => source.kind(),
         };
         Self::new(kind, error)
     }

@@ -1,6 +1,9 @@
-//! The pipe for messages: whole frames, from many threads.
+//! Where messages go: whole frames, from many threads.
 
-use super::error::{ParentError, SendError};
+use super::{
+    error::{ParentError, SendError},
+    transport::{wait_output_closed, write_to_standard_output},
+};
 use crate::{
     pipe::anonymous::{ends::PipeWriter, handle::Handle},
     wire::framing::{Framing, encode::encode},
@@ -17,13 +20,22 @@ use std::{
 /// The most bytes of a frame buffer that are kept for the next frame.
 const KEPT_BYTES_MAX: usize = 64 * 1024;
 
-/// The worker's end of the pipe for messages, or none.
+/// Where messages go.
 #[derive(Debug)]
-pub(super) struct MessagePipe {
+pub(super) struct MessageOutput {
     /// Outside the lock, so that `is_closed` does not wait for a blocked write.
-    pipe: Option<PipeWriter>,
+    end: MessageEnd,
     lock: Mutex<WriteLock>,
-    pub(super) framing: Framing,
+    framing: Framing,
+}
+
+#[derive(Debug)]
+enum MessageEnd {
+    /// Every `send` fails.
+    None,
+    Pipe(PipeWriter),
+    /// In a worker that is tried by hand.
+    StandardOutput,
 }
 
 /// Held while frames are written, so that those of several threads do not mix.
@@ -38,21 +50,44 @@ thread_local! {
     static FRAME: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
 }
 
-impl MessagePipe {
+impl MessageOutput {
+    fn new(end: MessageEnd) -> Self {
+        Self { end, lock: Mutex::default(), framing: Framing::default() }
+    }
+
     /// Without a pipe: every `send` fails.
     pub(super) fn none() -> Self {
-        Self { pipe: None, lock: Mutex::default(), framing: Framing::default() }
+        Self::new(MessageEnd::None)
+    }
+
+    /// A line of standard output for each message, whatever the framing.
+    pub(super) fn standalone() -> Self {
+        Self::new(MessageEnd::StandardOutput)
     }
 
     /// `given` describes the handle in errors.
     pub(super) fn inherit(handle: Handle, given: impl FnOnce() -> String) -> Result<Self, ParentError> {
         let pipe = PipeWriter::inherit(handle)
             .map_err(|source| ParentError::InvalidHandle { given: given().into(), source })?;
-        Ok(Self { pipe: Some(pipe), ..Self::none() })
+        Ok(Self::new(MessageEnd::Pipe(pipe)))
     }
 
     pub(super) fn pipe(&self) -> Option<&PipeWriter> {
-        self.pipe.as_ref()
+        match &self.end {
+            MessageEnd::Pipe(pipe) => Some(pipe),
+            MessageEnd::None | MessageEnd::StandardOutput => None,
+        }
+    }
+
+    pub(super) fn framing(&self) -> Framing {
+        self.framing
+    }
+
+    pub(super) fn set_framing(&mut self, framing: Framing) {
+        // A person reads standard output, where lines of the control connection come in between.
+        if !matches!(self.end, MessageEnd::StandardOutput) {
+            self.framing = framing;
+        }
     }
 
     pub(super) fn send<T: Serialize + ?Sized>(&self, value: &T) -> Result<(), SendError> {
@@ -67,17 +102,31 @@ impl MessagePipe {
     }
 
     pub(super) fn is_closed(&self) -> bool {
-        self.pipe.as_ref().is_some_and(PipeWriter::is_broken)
+        self.wait_closed(Duration::ZERO)
     }
 
     pub(super) fn wait_closed(&self, timeout: Duration) -> bool {
+        let waited = match &self.end {
+            MessageEnd::None => Ok(false),
+            MessageEnd::Pipe(pipe) => pipe.wait_broken(timeout),
+            MessageEnd::StandardOutput => wait_output_closed(timeout),
+        };
         // poll(2) fails only for want of memory, which says nothing about the parent.
-        self.pipe.as_ref().is_some_and(|pipe| pipe.wait_broken(timeout).unwrap_or(false))
+        waited.unwrap_or(false)
     }
 
     /// Writes whole frames.
     fn write(&self, frames: &[u8]) -> Result<(), SendError> {
-        let Some(mut pipe) = self.pipe.as_ref() else { return Err(SendError::NoMessages) };
+        let mut pipe = match &self.end {
+            MessageEnd::None => return Err(SendError::NoMessages),
+            MessageEnd::Pipe(pipe) => pipe,
+            MessageEnd::StandardOutput => {
+                return write_to_standard_output(frames).map_err(|error| match error.kind() {
+                    io::ErrorKind::BrokenPipe => SendError::ParentGone,
+                    _ => SendError::Io(error),
+                });
+            }
+        };
         let mut lock = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
         if lock.is_torn {
             return Err(SendError::Io(io::Error::other("an earlier message was written in part only")));
@@ -103,7 +152,7 @@ impl MessagePipe {
 /// Dropping it writes the buffered messages and ignores errors; [`flush`](Self::flush) returns them. Buffered messages are lost
 /// when the process is killed or ends by [`std::process::exit`].
 pub struct BufferedSender<'a> {
-    messages: &'a MessagePipe,
+    messages: &'a MessageOutput,
     frames: Vec<u8>,
     capacity: usize,
     /// The process that created it.
@@ -113,7 +162,7 @@ pub struct BufferedSender<'a> {
 impl_debug!(BufferedSender<'_>, |buffered| { bytes: buffered.frames.len(), capacity: buffered.capacity });
 
 impl<'a> BufferedSender<'a> {
-    pub(super) fn new(messages: &'a MessagePipe, capacity: usize) -> Self {
+    pub(super) fn new(messages: &'a MessageOutput, capacity: usize) -> Self {
         Self { messages, frames: Vec::new(), capacity, owner: process::id() }
     }
 
@@ -160,9 +209,9 @@ mod tests {
     use super::*;
     use crate::pipe::anonymous::{ends::PipeReader, from_child};
 
-    fn pipe() -> (MessagePipe, PipeReader) {
+    fn pipe() -> (MessageOutput, PipeReader) {
         let (reader, end) = from_child().unwrap();
-        (MessagePipe { pipe: Some(end.into_writer().unwrap()), ..MessagePipe::none() }, reader)
+        (MessageOutput::new(MessageEnd::Pipe(end.into_writer().unwrap())), reader)
     }
 
     #[test]
@@ -239,7 +288,7 @@ mod tests {
 
     #[test]
     fn serializing_a_message_may_send_another() {
-        struct Sending<'a>(&'a MessagePipe);
+        struct Sending<'a>(&'a MessageOutput);
         impl Serialize for Sending<'_> {
             fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
                 self.0.send(&"inner").map_err(serde::ser::Error::custom)?;

@@ -3,8 +3,9 @@
 mod arguments; // what the command line and the environment name
 mod control; // the control connection
 mod error; // why there is no parent, or a message was not sent
-mod messages; // the pipe for messages
+mod messages; // where messages go
 mod serving; // which thread reads the control connection
+mod transport; // a socket, or standard input and output
 mod writer; // whole lines from many threads
 
 pub use control::ParentMessage;
@@ -26,7 +27,7 @@ use crate::{
 use arguments::Setting;
 use control::ControlClient;
 use crossbeam_channel::Receiver;
-use messages::MessagePipe;
+use messages::MessageOutput;
 use serde::{Serialize, de::DeserializeOwned};
 use std::{
     env,
@@ -62,6 +63,26 @@ const CONTROL_VARIABLE: &str = "PIPEWRIGHT_CONTROL";
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 ///
+/// # Trying a worker by hand
+///
+/// With `PIPEWRIGHT_STANDALONE=1`, a worker that is given no pipe uses standard output and standard input. Messages, answers,
+/// notifications and calls are lines of JSON on standard output; those of the control connection have a `jsonrpc`. Requests and
+/// answers are read from standard input.
+///
+/// ```text
+/// $ PIPEWRIGHT_STANDALONE=1 ./worker
+/// "started"
+/// {"jsonrpc":"2.0","id":1,"method":"add","params":[2,3]}      <- typed
+/// {"jsonrpc":"2.0","id":1,"result":5}
+/// {"jsonrpc":"2.0","id":1,"method":"name","params":[]}        the worker calls its parent
+/// {"jsonrpc":"2.0","id":1,"result":"build"}                   <- typed
+/// ```
+///
+/// At the end of standard input (Ctrl-D), or after a typed `{"jsonrpc":"2.0","method":"shutdown"}`, requests end as if the parent
+/// requested a stop; open calls fail with [`CallError::ParentGone`] at the end. Ctrl-C ends the process. A worker that neither calls
+/// nor asks for requests leaves standard input unread. Messages are lines whatever the [framing](Self::with_framing). Writing blocks
+/// while nothing reads standard output, also beyond the timeout of a call. Pipes that are named precede the variable.
+///
 /// # Who owns the file descriptor
 ///
 /// A number on the command line is only a number: until `Parent` takes it, no object in the process owns the file descriptor.
@@ -72,13 +93,13 @@ const CONTROL_VARIABLE: &str = "PIPEWRIGHT_CONTROL";
 /// descriptor of the process, reads `/proc`, is `unsafe`, and is sound only before anything else has opened a file. Only the
 /// program itself can guarantee that.
 pub struct Parent {
-    messages: MessagePipe,
+    messages: MessageOutput,
     control: Option<Arc<ControlClient>>,
 }
 
 impl_debug!(Parent, |parent| {
     messages: parent.messages.pipe(),
-    framing: parent.messages.framing,
+    framing: parent.messages.framing(),
     has_control: parent.control.is_some(),
 });
 
@@ -89,7 +110,8 @@ impl Parent {
     /// `PIPEWRIGHT_CONTROL` (`PATH?KEY`).
     ///
     /// The program's own argument parser must let these arguments pass; or it parses the number and calls
-    /// [`from_handle`](Self::from_handle). With a control pipe, a thread is started that reads what the parent sends.
+    /// [`from_handle`](Self::from_handle). With a control pipe, a thread is started that reads what the parent sends. Where nothing
+    /// is named, `PIPEWRIGHT_STANDALONE=1` lets the worker be [tried by hand](Self#trying-a-worker-by-hand).
     ///
     /// # Errors
     ///
@@ -106,22 +128,30 @@ impl Parent {
         let messages =
             Setting::argument(args.into_iter(), MESSAGES_ARGUMENT).or_else(|| Setting::variable(MESSAGES_VARIABLE));
         if messages.is_none() && control.is_none() {
+            if arguments::is_standalone() {
+                return Self::standalone();
+            }
             return Err(ParentError::NotAWorker { program: arguments::program_name(program.as_deref()) });
         }
-        let messages = messages.map_or_else(|| Ok(MessagePipe::none()), Setting::open)?;
+        let messages = messages.map_or_else(|| Ok(MessageOutput::none()), Setting::open)?;
         Ok(Self { messages, control })
     }
 
     /// Takes the pipe whose number is in an environment variable.
     ///
-    /// Children of this process inherit the variable, but not the pipe: remove the variable where that may confuse them.
+    /// Children of this process inherit the variable, but not the pipe: remove the variable where that may confuse them. Where it is
+    /// not set, `PIPEWRIGHT_STANDALONE=1` sends messages to standard output.
     ///
     /// # Errors
     ///
     /// If the variable is not set, or its number is not that of a writable pipe.
     pub fn from_env(name: &str) -> Result<Self, ParentError> {
-        let number = Setting::variable(name).ok_or_else(|| ParentError::MissingVariable { name: name.into() })?;
-        Ok(Self { messages: number.open()?, control: None })
+        let messages = match Setting::variable(name) {
+            Some(number) => number.open()?,
+            None if arguments::is_standalone() => MessageOutput::standalone(),
+            None => return Err(ParentError::MissingVariable { name: name.into() }),
+        };
+        Ok(Self { messages, control: None })
     }
 
     /// Takes the pipe of this number.
@@ -130,13 +160,13 @@ impl Parent {
     ///
     /// If it is not a writable pipe, or was taken before.
     pub fn from_handle(messages: Handle) -> Result<Self, ParentError> {
-        Ok(Self { messages: MessagePipe::inherit(messages, || format!("`{messages}`"))?, control: None })
+        Ok(Self { messages: MessageOutput::inherit(messages, || format!("`{messages}`"))?, control: None })
     }
 
     /// Uses another framing than one message a line. The spec in the parent must name the same.
     #[must_use]
     pub fn with_framing(mut self, framing: Framing) -> Self {
-        self.messages.framing = framing;
+        self.messages.set_framing(framing);
         self
     }
 
@@ -257,6 +287,11 @@ impl Parent {
             }
             serve();
         });
+    }
+
+    fn standalone() -> Result<Self, ParentError> {
+        let control = ControlClient::standalone().map_err(ParentError::Standalone)?;
+        Ok(Self { messages: MessageOutput::standalone(), control: Some(control) })
     }
 
     fn control(&self) -> Result<&ControlClient, CallError> {

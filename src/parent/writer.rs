@@ -1,10 +1,8 @@
 //! Whole lines to the parent, from many threads, each with its own timeout.
 
+use super::transport::ControlOutput;
 use crate::{
-    pipe::{
-        named::split::WriteHalf,
-        timeout::{StartedTimeout, Timeout},
-    },
+    pipe::timeout::{StartedTimeout, Timeout},
     wire::send_queue::SendQueue,
 };
 use std::{
@@ -34,14 +32,14 @@ struct WriterState {
 
 #[derive(Debug)]
 struct WriteEnd {
-    half: WriteHalf,
+    output: ControlOutput,
     /// The rest of a line whose writer timed out. It precedes the next line.
     unfinished: SendQueue,
 }
 
 impl LineWriter {
-    pub(super) fn new(half: WriteHalf) -> Self {
-        let end = Some(WriteEnd { half, unfinished: SendQueue::default() });
+    pub(super) fn new(output: ControlOutput) -> Self {
+        let end = Some(WriteEnd { output, unfinished: SendQueue::default() });
         let state = WriterState { end, waiting_threads: 0, queued: Vec::new() };
         Self { state: Mutex::new(state), is_free: Condvar::new() }
     }
@@ -128,7 +126,7 @@ impl WriteEnd {
     fn write_some(&self, bytes: &[u8], timeout: &StartedTimeout<'_>) -> (usize, io::Result<()>) {
         let mut written = 0;
         while let Some(rest) = bytes.get(written..).filter(|rest| !rest.is_empty()) {
-            match self.half.as_stream().write_timeout(rest, timeout.rest()) {
+            match self.output.write(rest, timeout) {
                 Ok(bytes) => written += bytes,
                 Err(error) => return (written, Err(error)),
             }
@@ -152,7 +150,7 @@ mod tests {
         let client = ConnectOptions::new().connect(&name, DEADLINE).unwrap();
         let (_reader, half) = client.split();
         let server = listener.accept().unwrap();
-        let writer = LineWriter::new(half);
+        let writer = LineWriter::new(ControlOutput::Socket(half));
         let mut end = writer.take(&StartedTimeout::now(Timeout::never())).unwrap();
         end.write(b"answer\n", &StartedTimeout::now(Timeout::never())).unwrap();
         writer.try_write(b"pong\n");

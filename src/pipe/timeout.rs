@@ -209,6 +209,20 @@ impl<'a> StartedTimeout<'a> {
         })
     }
 
+    /// Waits until a read would not block.
+    pub(crate) fn wait_readable(&self, fd: BorrowedFd<'_>) -> io::Result<()> {
+        self.wait_for(fd, Interest::Readable)?.into_io().map(drop)
+    }
+
+    /// Waits until the other side has closed. Returns false if the timeout expires first.
+    pub(crate) fn wait_hangup(&self, fd: BorrowedFd<'_>) -> io::Result<bool> {
+        match self.wait_for(fd, Interest::Hangup)? {
+            WakeReason::Ready(_) => Ok(true),
+            WakeReason::TimedOut => Ok(false),
+            WakeReason::Cancelled => Err(Cancelled.into()),
+        }
+    }
+
     /// Waits for the first of the descriptors.
     pub(super) fn wait(&self, watched: &[(BorrowedFd<'_>, Interest)]) -> io::Result<WakeReason> {
         self.wait_until(watched, self.deadline)

@@ -44,6 +44,7 @@ mod readme;
 mod real_programs;
 mod shown;
 mod smuggling;
+mod standalone;
 mod starts;
 mod stdio;
 mod supervision;

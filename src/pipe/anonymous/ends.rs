@@ -270,11 +270,7 @@ impl PipeWriter {
     ///
     /// [`Cancelled`] inside an error of kind `Other`; an error if the kernel is out of memory.
     pub fn wait_broken<'a>(&self, timeout: impl Into<Timeout<'a>>) -> io::Result<bool> {
-        match StartedTimeout::now(timeout.into()).wait_for(self.as_fd(), Interest::Hangup)? {
-            WakeReason::Ready(_) => Ok(true),
-            WakeReason::TimedOut => Ok(false),
-            WakeReason::Cancelled => Err(Cancelled.into()),
-        }
+        StartedTimeout::now(timeout.into()).wait_hangup(self.as_fd())
     }
 
     /// Capacity of the pipe in bytes, the same at both ends.

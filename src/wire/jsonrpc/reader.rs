@@ -1,12 +1,17 @@
 //! The lines of a connection as messages.
 
-use super::message::RpcMessage;
+use super::{
+    encode,
+    error::{INVALID_REQUEST, PARSE_ERROR, RpcError},
+    message::RpcMessage,
+};
 use crate::wire::framing::{
     Framing,
     batch::{FrameBatch, FrameChunk},
     deframer::Deframer,
     error::{FrameError, FrameErrorKind},
 };
+use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 
 /// Splits the bytes of a connection into messages, whatever pieces they arrive in.
@@ -75,6 +80,17 @@ impl RpcLine<'_> {
     /// The error of a line that is not JSON-RPC 2.0, or that answers no open request.
     pub(crate) fn not_rpc(self) -> FrameError {
         FrameError::new(FrameErrorKind::NotRpc, self.offset, self.bytes.len() as u64, self.bytes)
+    }
+
+    /// The answer to a line that is [`not_rpc`](Self::not_rpc): what is wrong, without an id.
+    pub(crate) fn refusal(self) -> serde_json::Result<Vec<u8>> {
+        encode::error_without_id(&match serde_json::from_slice::<IgnoredAny>(self.bytes) {
+            Err(error) => RpcError::new(PARSE_ERROR, format!("the line is not JSON: {error}")),
+            Ok(_) => RpcError::new(
+                INVALID_REQUEST,
+                "the line is not JSON-RPC 2.0: a request is an object whose jsonrpc is \"2.0\", with a method and an id",
+            ),
+        })
     }
 
     fn for_each_member(self, mut receive: impl FnMut(RpcInput, RpcLine<'_>)) {
