@@ -6,8 +6,7 @@ use crate::{
     diagnostics::{self, Diagnostic, OutputItem, Severity},
     output,
 };
-use crossbeam_channel::Receiver;
-use pipewright::{Exit, OutputMode, Parent, ProcessGroup, WorkerSpec, pipe::anonymous::PipeReader};
+use pipewright::{Exit, OutputMode, Parent, ProcessGroup, WorkerSpec};
 use serde::{Deserialize, Serialize};
 use std::{
     error::Error,
@@ -15,8 +14,7 @@ use std::{
     io::{self, Read},
     path::Path,
     process::ExitCode,
-    thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 /// A message from a worker to its parent.
@@ -148,58 +146,24 @@ fn run_compiler(entry: &Entry, option: Option<&str>) -> Result<Run, Box<dyn Erro
     let mut command = entry.arguments.clone();
     add_options(&mut command, option.map(Into::into));
     let (compiler, arguments) = command.split_first().ok_or("the command is empty")?;
-    let mut process = WorkerSpec::new(compiler)
+    // Without a timeout: the worker that runs this is killed when it takes too long.
+    let output = WorkerSpec::new(compiler)
         .args(arguments)
         .current_dir(&entry.directory)
         // In the worker's process group, so that it is killed together with the worker.
         .process_group(ProcessGroup::Inherit)
-        .stdout(OutputMode::Lines)
-        .stderr(OutputMode::Lines)
-        .spawn_unsupervised()?;
-    let stdout = Capture::start(process.take_stdout())?;
-    let stderr = Capture::start(process.take_stderr())?;
-    let exit = process.wait()?.clone();
-    let until = now() + DRAIN_TIMEOUT;
-    Ok(Run { stdout: stdout.finish(until), stderr: stderr.finish(until), exit })
+        .stdout(OutputMode::Bytes)
+        .stderr(OutputMode::Bytes)
+        .drain_timeout(DRAIN_TIMEOUT)
+        .spawn_unsupervised()?
+        .wait_with_output(Duration::MAX)?;
+    let [stdout, stderr] = [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned());
+    Ok(Run { stdout, stderr, exit: output.exit })
 }
 
 /// How long to read a stream after the compiler has exited. A background server of a compiler wrapper holds the stream open for
 /// hours.
 const DRAIN_TIMEOUT: Duration = Duration::from_millis(500);
-
-/// Reads a stream on its own thread, so that the compiler does not block on a full pipe.
-struct Capture(Receiver<Vec<u8>>);
-
-impl Capture {
-    fn start(pipe: Option<PipeReader>) -> io::Result<Self> {
-        let (sender, pieces) = crossbeam_channel::unbounded();
-        if let Some(mut pipe) = pipe {
-            thread::Builder::new().name("capture".into()).spawn(move || {
-                let mut piece = vec![0; 64 << 10];
-                while let Ok(count @ 1..) = pipe.read(&mut piece) {
-                    if sender.send(piece.get(..count).unwrap_or_default().to_vec()).is_err() {
-                        return;
-                    }
-                }
-            })?;
-        }
-        Ok(Self(pieces))
-    }
-
-    /// Returns what was read until the end of the stream or the deadline.
-    fn finish(self, until: Instant) -> String {
-        let mut bytes = Vec::new();
-        while let Ok(piece) = self.0.recv_deadline(until) {
-            bytes.extend(piece);
-        }
-        String::from_utf8_lossy(&bytes).into_owned()
-    }
-}
-
-#[expect(clippy::disallowed_methods, reason = "the drain timeout starts at the exit of the compiler")]
-fn now() -> Instant {
-    Instant::now()
-}
 
 /// Formats an error and its sources in one line.
 pub(crate) fn explain(error: &dyn Error) -> String {
