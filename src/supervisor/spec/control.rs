@@ -62,7 +62,7 @@ impl WorkerSpec {
     /// [`ControlDisconnected`](crate::EventKind::ControlDisconnected) follows, unless it exits.
     ///
     /// The script is started by its path, since `node` is its program. By default it is stopped by the end of the channel (its event
-    /// `disconnect`), SIGTERM after 1 s, and SIGKILL after 5 s more.
+    /// `disconnect`), SIGTERM after 2 s, and SIGKILL after 5 s more.
     ///
     /// Node drops messages that do not fit into the channel when the script calls `process.exit()`. So the channel has room for 4 MiB;
     /// without `CAP_NET_ADMIN` the kernel limits this to twice `/proc/sys/net/core/wmem_max`.

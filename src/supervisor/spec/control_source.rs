@@ -48,7 +48,7 @@ impl ControlSource {
                 .step([StopStep::Notify("exit".into()), StopStep::ClosePipes], Duration::from_secs(2))
                 .step([StopStep::SignalGroup(libc::SIGTERM)], Duration::from_secs(5)),
             Self::Stdio(_) | Self::NodeChannel => StopPolicy::kill()
-                .step([StopStep::ClosePipes], Duration::from_secs(1))
+                .step([StopStep::ClosePipes], Duration::from_secs(2))
                 .step([StopStep::SignalGroup(libc::SIGTERM)], Duration::from_secs(5)),
         }
     }

@@ -32,7 +32,7 @@ impl StdioProtocol {
     /// `$/cancelRequest` with the id of a call whose caller no longer waits. The Language Server Protocol defines it, `vscode-jsonrpc` and
     /// `StreamJsonRpc` use it, and others ignore notifications that they do not know.
     ///
-    /// The worker is stopped by the end of its standard input, SIGTERM after 1 s, and SIGKILL after 5 s more.
+    /// The worker is stopped by the end of its standard input, SIGTERM after 2 s, and SIGKILL after 5 s more.
     pub fn new(framing: Framing) -> Self {
         Self { rpc: RpcProtocol { framing, dialect: Dialect::Lsp }, stop: StopSequence::EndOfInput }
     }

@@ -1,20 +1,31 @@
 //! Programs that were not written for this library, unmodified. `.ci/run` installs them; elsewhere the tests of missing ones are skipped.
 
+mod lsp;
+mod mcp;
 mod node;
+mod peers;
 
+use crate::support::DEADLINE;
+use pipewright::{StopPolicy, StopStep};
 use std::{
     env,
     path::{Path, PathBuf},
 };
 
+const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 /// Where `.ci/run` installs programs that are no packages of the system.
 const DIRECTORIES: [&str; 2] = ["target/foreign/node_modules/.bin", "target/foreign/python/bin"];
+
+/// The steps of `StdioProtocol::mcp` and `new`, with more time: the machine may be loaded.
+fn end_of_input() -> StopPolicy {
+    StopPolicy::kill().step([StopStep::CloseStdin], DEADLINE)
+}
 
 /// Returns the path of a program. Without it the test is skipped, and fails in continuous integration.
 #[track_caller]
 #[expect(clippy::print_stderr, reason = "skipped tests must be visible")]
 fn program(name: &str) -> Option<PathBuf> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let root = Path::new(ROOT);
     let path = env::var_os("PATH").unwrap_or_default();
     let found = DIRECTORIES
         .iter()
