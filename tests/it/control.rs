@@ -438,42 +438,6 @@ fn workers_answer_while_a_fifth_is_killed(count: usize) {
     }
 }
 
-/// The only example in this language that reads its control pipe from its environment.
-fn worker_of(document: &str, language: &str) -> String {
-    let examples = document.split("```").filter_map(|block| block.strip_prefix(language));
-    let mut workers = examples.filter(|example| example.contains("PIPEWRIGHT_CONTROL"));
-    workers.next().expect("an example").to_owned()
-}
-
-fn worker_without_the_library_answers(interpreter: [&str; 2], worker: &str) {
-    let story = Story::new();
-    let spec = WorkerSpec::new(interpreter[0]).args([interpreter[1], worker]);
-    let worker = story.supervisor.spawn(spec.control(Pass::env("PIPEWRIGHT_CONTROL"))).unwrap();
-    assert_eq!(worker.call::<_, i64>("add", &[20, 22], DEADLINE).unwrap(), 42);
-    assert!(matches!(worker.call::<_, i64>("subtract", &(), DEADLINE), Err(CallError::Rpc(_))));
-    worker.call::<_, ()>("ping", &(), DEADLINE).unwrap();
-    let report = worker.stop().wait(DEADLINE);
-    assert!(report.workers[0].exit.as_ref().unwrap().success(), "it exits when requested: {report}");
-}
-
-#[test]
-#[ignore = "needs python3"]
-fn python_worker_of_the_readme_answers() {
-    worker_without_the_library_answers(["python3", "-c"], &worker_of(include_str!("../../README.md"), "python\n"));
-}
-
-#[test]
-#[ignore = "needs node"]
-fn node_worker_of_the_protocol_answers() {
-    let worker = worker_of(include_str!("../../docs/protocol.md"), "js\n");
-    worker_without_the_library_answers(["node", "-e"], &worker);
-    let story = Story::new();
-    let spec = WorkerSpec::new("node").args(["-e", &worker]).control(Pass::env("PIPEWRIGHT_CONTROL"));
-    let worker = story.supervisor.spawn(spec).unwrap();
-    let [one, other] = ["ends a line in JavaScript: \u{2028}", ", but not one of the protocol: \u{2029}"];
-    assert_eq!(worker.call::<_, String>("add", &[one, other], DEADLINE).unwrap(), format!("{one}{other}"));
-}
-
 /// One call to a worker of each kind.
 fn calls_succeed() {
     for way in [Way::Direct, Way::Command] {

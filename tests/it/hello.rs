@@ -91,6 +91,29 @@ fn p02_hello_that_is_a_request_is_answered_before_queued_calls() {
     connects(&mut story);
 }
 
+/// The first text in backticks, or the only line of a code block, of the page that begins so.
+fn of_the_page(begin: &str) -> String {
+    let page = include_str!("../../docs/protocol.md");
+    let text = &page[page.find(begin).unwrap_or_else(|| panic!("{begin}"))..];
+    text[..text.find(['`', '\n']).unwrap()].to_owned()
+}
+
+#[test]
+fn the_page_shows_the_hello_its_answer_and_its_refusal() {
+    let mut story = Story::new();
+    let (_worker, address) = spawn(&mut story, passive());
+    let hello = of_the_page(r#"{"jsonrpc":"2.0","id":0,"method":"hello""#).replace("KEY", key(&address));
+    let mut client = Client::connect(&address);
+    client.send(format!("{}\n", hello.replace("\"version\":1", "\"version\":2")).as_bytes());
+    let error = &client.line()["error"];
+    let data = format!("\"data\":{}", error["data"]);
+    assert_eq!((&error["code"], of_the_page(&data)), (&json!(-32600), data));
+    let mut client = Client::connect(&address);
+    client.send(format!("{hello}\n").as_bytes());
+    let answer = of_the_page(r#"{"jsonrpc":"2.0","id":0,"result":{"version""#);
+    assert_eq!(client.line(), serde_json::from_str::<Value>(&answer).unwrap());
+}
+
 #[test]
 fn p02_hello_that_is_a_notification_is_not_answered() {
     for params in [json!({}), json!({"version": 1}), json!({"version": 1.0, "later": [1]}), json!({"version": null})] {

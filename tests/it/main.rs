@@ -18,6 +18,7 @@ mod async_host;
 mod call_set;
 mod calls_between_incarnations;
 mod chaos;
+mod conformance;
 mod control;
 mod denied;
 mod fanout;

@@ -16,6 +16,9 @@ fn readme_contains_the_tested_programs() {
         let code = &program[program.find("use pipewright").unwrap()..];
         assert!(readme.contains(&format!("```rust,no_run\n{code}```")), "the README shows another {name}");
     }
+    let program = fs::read_to_string(root.join("examples/workers/worker.py")).unwrap();
+    let code = &program[program.find("import").unwrap()..];
+    assert!(readme.contains(&format!("```python\n{code}```")), "the README shows another worker in Python");
 }
 
 #[test]
