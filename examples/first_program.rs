@@ -23,7 +23,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                 Ok(Progress { done }) => println!("{}: {done} done", event.worker),
                 Err(error) => eprintln!("{}: {error}", event.worker),
             },
-            EventKind::Exited(exit) if !exit.success() => eprintln!("{}: {exit}\n{}", event.worker, exit.stderr_text()),
+            EventKind::Exited { exit, .. } if !exit.success() => {
+                eprintln!("{}: {exit}\n{}", event.worker, exit.stderr_text())
+            }
             _ => {}
         }
     }

@@ -10,7 +10,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     for event in supervisor.events() {
         match event.kind {
             EventKind::Line { line, .. } => println!("{}: {}", event.worker, line.text()),
-            EventKind::Exited(exit) => println!("{}: {exit}", event.worker),
+            EventKind::Exited { exit, .. } => println!("{}: {exit}", event.worker),
             _ => {}
         }
     }

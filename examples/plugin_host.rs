@@ -21,10 +21,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         eprintln!("{}: {error}", plugin.name());
     }
     for event in supervisor.events() {
-        match event.kind {
-            EventKind::Exited(exit) => eprintln!("{}: {exit}: {}", event.worker, exit.stderr_text()),
-            EventKind::GaveUp(reason) => eprintln!("{}: {reason}", event.worker),
-            _ => {}
+        if let EventKind::Exited { exit, next } = event.kind {
+            eprintln!("{}: {exit}, {next}: {}", event.worker, exit.stderr_text());
         }
     }
     print!("{}", supervisor.stop_all().wait(Duration::from_secs(10))); // how each worker that still ran exited

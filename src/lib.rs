@@ -10,7 +10,7 @@
 //! for event in supervisor.events() {
 //!     match event.kind {
 //!         EventKind::Line { line, .. } => println!("{}: {}", event.worker, line.text()), // #1: hello
-//!         EventKind::Exited(exit) => println!("{}: {exit}", event.worker),               // #1: exit code 3
+//!         EventKind::Exited { exit, .. } => println!("{}: {exit}", event.worker),               // #1: exit code 3
 //!         _ => {}
 //!     }
 //! }
@@ -71,7 +71,7 @@
 //! for event in supervisor.events() {
 //!     match event.kind {
 //!         EventKind::Line { line, .. } => text.push_str(&line.text()),
-//!         EventKind::Exited(exit) => {
+//!         EventKind::Exited { exit, .. } => {
 //!             exit.survivors.iter().for_each(|survivor| eprintln!("{survivor}"));
 //!             code = exit.code();
 //!         }
@@ -278,7 +278,10 @@ pub use wire::{
 pub mod events {
     pub use crate::{
         exit::{LeakedStream, Survivor, Usage},
-        policy::{readiness::ReadinessError, restart::GiveUpReason},
+        policy::{
+            readiness::ReadinessError,
+            restart::{AfterExit, GiveUpReason},
+        },
         supervisor::{
             control::hello::HandshakeError,
             events::{

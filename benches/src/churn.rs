@@ -92,7 +92,7 @@ fn supervised(supervisor: &Supervisor, cycles: usize) -> Result<f64, Box<dyn Err
     let worker = supervisor.spawn(spec)?;
     let mut exits = 0;
     while exits < cycles {
-        if let EventKind::Exited(_) = supervisor.events().recv()?.kind {
+        if let EventKind::Exited { .. } = supervisor.events().recv()?.kind {
             exits += 1;
         }
     }

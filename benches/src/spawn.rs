@@ -199,7 +199,7 @@ impl Bench {
         let began = now();
         let _worker = self.supervisor.spawn(spec)?;
         let returned = now();
-        while !matches!(self.supervisor.events().recv()?.kind, EventKind::Exited(_)) {}
+        while !matches!(self.supervisor.events().recv()?.kind, EventKind::Exited { .. }) {}
         Ok(Start { began, returned, reaped: now() })
     }
 

@@ -222,7 +222,7 @@ impl Build<'_> {
             EventKind::InvalidFrame(fault) => {
                 self.report.note(event.worker, format!("{}: {}", job.entry.file.display(), **fault));
             }
-            EventKind::Exited(exit) => {
+            EventKind::Exited { exit, .. } => {
                 if let Some(Job { entry, finished, .. }) = self.running.remove(&event.worker) {
                     match finished {
                         Some(finished) => self.report.finished(event.worker, &entry, finished),

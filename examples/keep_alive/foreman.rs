@@ -9,8 +9,8 @@ use crate::{
 };
 use crossbeam_channel::Receiver;
 use pipewright::{
-    Event, EventKind, Exit, GroupError, GroupPolicy, Restart, Supervisor, Worker, WorkerGroup, WorkerSpec,
-    events::ReadinessError,
+    Event, EventKind, GroupError, GroupPolicy, Restart, Supervisor, Worker, WorkerGroup, WorkerSpec,
+    events::{AfterExit, ReadinessError},
     printable,
     status::{SupervisorStatus, WorkerState},
 };
@@ -52,8 +52,6 @@ struct Member {
     leaves: bool,
     /// It has failed, and stays so unless it is started again.
     has_failed: bool,
-    /// Its exit, until the event that says what follows from it.
-    ended: Option<Arc<Exit>>,
     last_line: String,
 }
 
@@ -210,7 +208,6 @@ impl<'a> Foreman<'a> {
     }
 
     fn evaluate(&mut self, status: &SupervisorStatus) -> Result<(), GroupError> {
-        self.report_exits();
         let known: HashSet<_> = status.workers.iter().map(|status| status.worker).collect();
         self.members.retain(|member| !member.leaves || known.contains(&member.worker.id()));
         let has_added = !self.is_stopping() && self.add_missing()?;
@@ -285,7 +282,6 @@ impl<'a> Foreman<'a> {
                 log,
                 leaves: false,
                 has_failed: false,
-                ended: None,
                 last_line: String::new(),
             });
         }
@@ -297,20 +293,9 @@ impl<'a> Foreman<'a> {
     }
 
     /// Reports the exits that nothing followed from: a restart or a failure would be the next event.
-    fn report_exits(&mut self) {
-        let ended = |member: &mut Member| Some((member.name.clone(), member.ended.take()?));
-        let ends: Vec<_> = self.members.iter_mut().filter_map(ended).collect();
-        for (name, exit) in ends {
-            self.note_of(&name, &exit.to_string());
-        }
-    }
-
     /// Returns whether the state of workers may have changed.
     fn report(&mut self, event: Event) -> bool {
         self.report_stop();
-        if !matches!(event.kind, EventKind::Restarting { .. } | EventKind::GaveUp(_)) {
-            self.report_exits();
-        }
         if let EventKind::Warning(warning) = &event.kind {
             self.note(&warning.to_string());
             return false;
@@ -372,34 +357,44 @@ impl Member {
                 self.has_failed = true;
                 vec![format!("stopped after {}, its run time limit", show(after))]
             }
-            EventKind::SpawnFailed(error) => {
-                self.has_failed = true;
-                vec![explain(&*error)]
+            EventKind::SpawnFailed { error, next } => {
+                self.has_failed = !matches!(next, AfterExit::Restart { .. });
+                iter::once(explain(&*error)).chain(follow_up(next)).collect()
             }
             EventKind::DependencyFailed { .. } => {
                 self.has_failed = true;
                 vec![format!("not started: {name_of_other} has failed")]
             }
-            EventKind::Exited(exit) => {
+            EventKind::Exited { exit, next } => {
                 self.has_failed |= self.recipe.restart_mode() == Restart::Never && self.recipe.is_failure(exit.code());
-                let lines = exit.survivors.iter().map(|survivor| format!("{survivor}, and was killed")).collect();
-                self.ended = Some(exit);
+                let survivors = exit.survivors.iter().map(|survivor| format!("{survivor}, and was killed"));
+                let mut lines: Vec<_> = survivors.collect();
+                lines.push([exit.to_string()].into_iter().chain(follow_up(next)).collect::<Vec<_>>().join(", "));
+                match next {
+                    AfterExit::Restart { .. } => self.has_failed = false,
+                    AfterExit::GaveUp(_) => {
+                        self.has_failed = true;
+                        lines.extend(last_lines(&exit.stderr_text()));
+                    }
+                    _ => {}
+                }
                 lines
             }
-            EventKind::Restarting { after } => {
-                self.has_failed = false;
-                let exit = self.ended.take().map(|exit| format!("{exit}, ")).unwrap_or_default();
-                vec![format!("{exit}restarting in {}", show(after))]
-            }
-            EventKind::GaveUp(why) => {
+            EventKind::NotStarted { next: next @ AfterExit::GaveUp(_) } => {
                 self.has_failed = true;
-                let exit = self.ended.take();
-                let how = exit.as_ref().map(|exit| format!("{exit}, ")).unwrap_or_default();
-                let words = exit.as_ref().map(|exit| exit.stderr_text()).unwrap_or_default();
-                iter::once(format!("{how}gave up: {why}")).chain(last_lines(&words)).collect()
+                follow_up(next).into_iter().collect()
             }
             _ => Vec::new(),
         }
+    }
+}
+
+/// What follows an exit, unless that is the end.
+fn follow_up(next: AfterExit) -> Option<String> {
+    match next {
+        AfterExit::Restart { after } => Some(format!("restarting in {}", show(after))),
+        AfterExit::GaveUp(why) => Some(format!("gave up: {why}")),
+        _ => None,
     }
 }
 

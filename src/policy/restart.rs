@@ -315,6 +315,44 @@ fn is_among(exits: &[ExitMatch], exit: ExitStatus) -> bool {
     exits.iter().any(|one| one.matches(exit))
 }
 
+/// What happens to a worker after an exit, or after a start that failed.
+///
+/// `Display` writes a phrase: `restarts in 200ms`, `finished`, `gave up: restarted too often`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum AfterExit {
+    /// It is started again, unless it is stopped before.
+    Restart {
+        /// The backoff until then. An estimate for a member of a group: the member also waits for siblings and dependencies, and the
+        /// backoff begins anew if the whole group is restarted.
+        after: Duration,
+    },
+    /// It does not run again: its [`Restart`] does not ask for it, or it was stopped, by itself or with its group or its supervisor.
+    Finished,
+    /// It does not run again, although its [`Restart`] asks for it.
+    GaveUp(GiveUpReason),
+}
+
+impl AfterExit {
+    /// Whether the worker does not run again by itself.
+    pub fn is_final(&self) -> bool {
+        match self {
+            Self::Restart { .. } => false,
+            Self::Finished | Self::GaveUp(_) => true,
+        }
+    }
+}
+
+impl fmt::Display for AfterExit {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Restart { after } => write!(formatter, "restarts in {after:.1?}"),
+            Self::Finished => formatter.write_str("finished"),
+            Self::GaveUp(reason) => write!(formatter, "gave up: {reason}"),
+        }
+    }
+}
+
 /// Why a worker is not restarted although its policy asks for a restart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]

@@ -1,6 +1,6 @@
 //! The restarts of one worker so far, and from them the decision whether and when it is started next.
 
-use super::restart::{Backoff, GiveUpReason, Restart, RestartIntensity, RestartPolicy};
+use super::restart::{AfterExit, Backoff, GiveUpReason, Restart, RestartIntensity, RestartPolicy};
 use crate::exit::ExitStatus;
 use std::{
     collections::VecDeque,
@@ -33,6 +33,16 @@ pub(crate) enum RestartDecision {
     },
     Finish,
     GiveUp(GiveUpReason),
+}
+
+impl From<RestartDecision> for AfterExit {
+    fn from(decision: RestartDecision) -> Self {
+        match decision {
+            RestartDecision::Restart { after } | RestartDecision::Postpone { after } => Self::Restart { after },
+            RestartDecision::Finish => Self::Finished,
+            RestartDecision::GiveUp(reason) => Self::GaveUp(reason),
+        }
+    }
 }
 
 /// The delay between starts during a shortage of the host. A short shortage costs little time, and frequent attempts would make a

@@ -82,7 +82,7 @@ const GRACE_PERIOD: Duration = Duration::from_secs(2);
 /// for event in supervisor.events() {
 ///     match event.kind {
 ///         EventKind::Message(message) => println!("{}: {}", event.worker, message.as_str()?),
-///         EventKind::Exited(exit) => println!("{}: {exit}", event.worker),
+///         EventKind::Exited { exit, .. } => println!("{}: {exit}", event.worker),
 ///         _ => {}
 ///     }
 /// }

@@ -70,11 +70,11 @@ impl Ledger {
                 assert!(life.started && !life.exited && !life.torn, "{event:?}: {life:?}");
                 life.torn = true;
             }
-            EventKind::Exited(_) => {
+            EventKind::Exited { .. } => {
                 assert!(life.started && !life.exited, "{event:?}: {life:?}");
                 life.exited = true;
             }
-            EventKind::Restarting { .. } | EventKind::GaveUp(_) => assert!(life.exited, "{event:?}: {life:?}"),
+            EventKind::NotStarted { .. } => assert!(life.exited, "{event:?}: {life:?}"),
             _ => assert!(life.started && !life.exited, "{event:?}: {life:?}"),
         }
     }

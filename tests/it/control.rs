@@ -251,7 +251,7 @@ both_ways! {
             match event.kind {
                 EventKind::Line { line, .. } => lines.push(line.text().into_owned()),
                 EventKind::Notification(told) => notified = Some(told.params::<[String; 1]>().unwrap()),
-                EventKind::Exited(exit) => assert!(exit.success(), "{exit}: {}", exit.stderr_text()),
+                EventKind::Exited { exit, .. } => assert!(exit.success(), "{exit}: {}", exit.stderr_text()),
                 _ => {}
             }
         }
@@ -292,7 +292,7 @@ both_ways! {
                 EventKind::ControlConnected => connected += 1,
                 EventKind::Notification(note) => told += note.params::<[usize; 1]>().unwrap()[0],
                 EventKind::ControlDisconnected(why) => assert_ne!(why, DisconnectReason::ExitedFirst),
-                EventKind::Exited(exit) => assert!(exit.success(), "{exit}"),
+                EventKind::Exited { exit, .. } => assert!(exit.success(), "{exit}"),
                 _ => {}
             }
         }

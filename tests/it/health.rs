@@ -39,7 +39,7 @@ fn becomes_ready(spec: WorkerSpec) {
     assert!(worker.wait_ready(DEADLINE), "{:?}", story.rest());
     story.find(|event| match event.kind {
         EventKind::Ready { .. } => Some(()),
-        EventKind::Exited(exit) => panic!("{exit}"),
+        EventKind::Exited { exit, .. } => panic!("{exit}"),
         _ => None,
     });
     drop(worker.take_stdin());
@@ -194,8 +194,8 @@ both_ways! {
             assert!(matches!(why, ReadinessError::TimedOut { waited } if waited >= Duration::from_millis(400)), "{why:?}");
             assert!(["one\ntwo", "twoone\n"].contains(&&*last_words), "{last_words:?}");
             // Not being ready is a failure, whatever the exit status is.
-            assert!(story.exit().success());
-            story.find(|event| matches!(event.kind, EventKind::Restarting { .. }).then_some(()));
+            let (exit, next) = story.end();
+            assert!(exit.success() && !next.is_final(), "{exit}, {next}");
         }
     }
 
@@ -216,7 +216,7 @@ both_ways! {
         for incarnation in 1..=2 {
             let after = story.find(|event| match event.kind {
                 EventKind::RuntimeExceeded { after } if event.incarnation == incarnation => Some(after),
-                EventKind::Exited(exit) => panic!("{exit} before the limit"),
+                EventKind::Exited { exit, .. } => panic!("{exit} before the limit"),
                 _ => None,
             });
             assert!(after >= limit, "{after:?}");
@@ -410,7 +410,7 @@ fn success_before_newline_is_a_success() {
     let died = events
         .iter()
         .any(|event| matches!(event.kind, EventKind::NotReady { reason: ReadinessError::Exited { .. }, .. }));
-    let exits = events.iter().filter(|event| matches!(event.kind, EventKind::Exited(_))).count();
+    let exits = events.iter().filter(|event| matches!(event.kind, EventKind::Exited { .. })).count();
     assert!(died && exits == 1, "{events:#?}");
 }
 
@@ -460,7 +460,7 @@ fn p01_ready_precedes_exited() {
     drop(open);
     let kinds: Vec<_> = story.rest().into_iter().map(|event| event.kind).collect();
     let ready = kinds.iter().position(|kind| matches!(kind, EventKind::Ready { .. }));
-    let exited = kinds.iter().position(|kind| matches!(kind, EventKind::Exited(_)));
+    let exited = kinds.iter().position(|kind| matches!(kind, EventKind::Exited { .. }));
     assert!(ready.is_some() && ready < exited, "{kinds:#?}");
 }
 

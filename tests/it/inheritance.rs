@@ -83,7 +83,7 @@ both_ways! {
         for event in story.rest() {
             match event.kind {
                 EventKind::Message(message) => levels.push(message.json::<serde_json::Value>().unwrap()),
-                EventKind::Exited(exit) => assert!(exit.success(), "{exit}"),
+                EventKind::Exited { exit, .. } => assert!(exit.success(), "{exit}"),
                 EventKind::InvalidFrame(fault) => panic!("{fault:?}"),
                 _ => {}
             }

@@ -91,7 +91,7 @@ fn kills_and_reports_all_workers() {
     assert!(!restarting.wait(DEADLINE));
     assert_all_calls_return(&story, &group, &here);
     let told = story.rest();
-    let ends = |event: &&Event| matches!(&event.kind, EventKind::Exited(exit) if exit.status == KILLED);
+    let ends = |event: &&Event| matches!(&event.kind, EventKind::Exited { exit, .. } if exit.status == KILLED);
     assert_eq!(told.iter().filter(ends).count(), 3, "{told:#?}");
 }
 

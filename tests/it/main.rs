@@ -22,6 +22,7 @@ mod conformance;
 mod control;
 mod denied;
 mod fanout;
+mod final_events;
 mod foreign;
 mod foreign_text;
 mod groups;

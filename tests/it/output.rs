@@ -52,7 +52,7 @@ both_ways! {
                     assert_eq!(stream, OutputStream::Stdout);
                     lines.push(line.text().into_owned());
                 }
-                EventKind::Exited(exit) => tail = exit.stderr_text().into_owned(),
+                EventKind::Exited { exit, .. } => tail = exit.stderr_text().into_owned(),
                 _ => {}
             }
         }
@@ -102,7 +102,7 @@ both_ways! {
         writer.join().unwrap();
         assert_same(&bytes_of(&events, OutputStream::Stdout), &expected);
         assert_same(&bytes_of(&events, OutputStream::Stderr), b"no \0 line \xff feed\r");
-        let Some(EventKind::Exited(exit)) = events.last().map(|event| &event.kind) else { panic!("{:?}", events.last()) };
+        let Some(EventKind::Exited { exit, .. }) = events.last().map(|event| &event.kind) else { panic!("{:?}", events.last()) };
         assert_eq!(&*exit.stderr_tail, b"no \0 line \xff feed\r");
     }
 
@@ -114,7 +114,7 @@ both_ways! {
             let events = story.rest();
             let found = [OutputStream::Stdout, OutputStream::Stderr].map(|stream| bytes_of(&events, stream)).concat();
             assert_same(&found, &[numbers(200_000), b"last\n".to_vec()].concat());
-            let Some(EventKind::Exited(exit)) = events.last().map(|event| &event.kind) else { panic!("{:?}", events.last()) };
+            let Some(EventKind::Exited { exit, .. }) = events.last().map(|event| &event.kind) else { panic!("{:?}", events.last()) };
             assert_eq!(exit.signal(), Some(libc::SIGKILL));
         }
     }

@@ -37,7 +37,7 @@ fn becomes_ready(spec: WorkerSpec) -> (Story, Worker) {
     let worker = story.supervisor.spawn(spec.ready(Readiness::sd_notify()).stdin(StdinMode::Pipe)).unwrap();
     story.find(|event| match event.kind {
         EventKind::Ready { .. } => Some(()),
-        EventKind::NotReady { .. } | EventKind::Exited(_) | EventKind::Warning(_) => panic!("{event:?}"),
+        EventKind::NotReady { .. } | EventKind::Exited { .. } | EventKind::Warning(_) => panic!("{event:?}"),
         _ => None,
     });
     (story, worker)

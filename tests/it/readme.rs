@@ -53,7 +53,7 @@ fn finish(mut process: Process) -> (Option<i32>, String) {
 fn p15_plugin_host_exits_with_its_plugin() {
     for (script, expected) in [
         ("exit 0", "#1: exit code 0"),
-        ("echo 'no licence' >&2; exit 0", "#1: exit code 0: no licence"),
+        ("echo 'no licence' >&2; exit 0", "#1: exit code 0, finished: no licence"),
         // A descendant keeps the pipes open, and nothing connects.
         ("sleep 0.2 & exit 0", "#1: exit code 0"),
     ] {
@@ -106,7 +106,7 @@ fn p15_harness_stops_a_hanging_test_and_one_that_leaves_a_daemon() {
                 lines += u32::from(line.text() == "tested");
                 Some(())
             }
-            EventKind::Exited(_) => {
+            EventKind::Exited { .. } => {
                 exits += 1;
                 Some(())
             }

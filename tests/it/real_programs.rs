@@ -5,7 +5,8 @@
 use crate::support::{DEADLINE, Story, Way, both_ways, read_to_end};
 use pipewright::{
     Backoff, EventKind, OutputMode, Pass, Readiness, Restart, RestartIntensity, RestartPolicy, StdinMode, StopPolicy,
-    StopStep, WorkerSpec, events::GiveUpReason,
+    StopStep, WorkerSpec,
+    events::{AfterExit, GiveUpReason},
 };
 use serde_json::Value;
 use std::{fs, io::Write};
@@ -18,7 +19,7 @@ fn run(spec: WorkerSpec) -> (Vec<String>, std::sync::Arc<pipewright::Exit>) {
     for event in story.rest() {
         match event.kind {
             EventKind::Message(message) => messages.push(message.as_str().unwrap().to_owned()),
-            EventKind::Exited(exit) => ended = Some(exit),
+            EventKind::Exited { exit, .. } => ended = Some(exit),
             _ => {}
         }
     }
@@ -48,7 +49,7 @@ both_ways! {
         // Without an agent, gpg fails and reports that over the same pipe.
         drop(worker.wait_timeout(DEADLINE).expect("its end"));
         let events = story.rest();
-        assert!(events.iter().any(|event| matches!(event.kind, EventKind::Exited(_))), "{events:?}");
+        assert!(events.iter().any(|event| matches!(event.kind, EventKind::Exited { .. })), "{events:?}");
         let spec = gpg().args(["--status-fd"]).messages(Pass::arg("{}")).args(["--list-packets"]).arg(&clear);
         let (messages, exit) = run(spec.stdout(OutputMode::Null));
         assert!(messages.iter().any(|line| line.starts_with("[GNUPG:] NODATA")), "{messages:?}, {exit}");
@@ -173,7 +174,8 @@ fn server_with_port_in_use_gives_up_with_stderr() {
     let spec = WorkerSpec::new("python3").args(["-m", "http.server", "--bind", "127.0.0.1", &port]);
     let spec = spec.stdout(OutputMode::Lines).stderr(OutputMode::Lines).restart(policy);
     let worker = story.supervisor.spawn(spec.ready(Readiness::log_line("Serving HTTP"))).unwrap();
-    story.find(|event| matches!(event.kind, EventKind::GaveUp(GiveUpReason::IntensityExceeded)).then_some(()));
+    assert!(!story.end().1.is_final());
+    assert_eq!(story.end().1, AfterExit::GaveUp(GiveUpReason::IntensityExceeded));
     let exit = worker.wait_timeout(DEADLINE).expect("its end");
     assert!(exit.stderr_text().contains("Address already in use"), "{exit}: {}", exit.stderr_text());
     assert_eq!(worker.incarnation(), 2);

@@ -153,7 +153,7 @@ fn p01_a_restart_that_is_under_way_when_its_worker_is_stopped_is_reported() {
     assert!(report.workers[0].exit.is_some(), "{report}");
     let events = story.rest();
     let count = |is: fn(&EventKind) -> bool| events.iter().filter(|event| is(&event.kind)).count();
-    let ends = count(|kind| matches!(kind, EventKind::Exited(_)));
+    let ends = count(|kind| matches!(kind, EventKind::Exited { .. }));
     assert_eq!((count(|kind| matches!(kind, EventKind::Started { .. })), ends), (2, 2), "{events:?}");
 }
 

@@ -209,7 +209,7 @@ both_ways! {
                 assert_eq!(notification.params::<[u64; 1]>().unwrap()[0], numbers.next().unwrap());
                 None
             }
-            EventKind::Exited(exit) => Some(exit),
+            EventKind::Exited { exit, .. } => Some(exit),
             _ => None,
         });
         assert_eq!((numbers.next(), exit.signal()), (None, Some(libc::SIGKILL)));

@@ -7,7 +7,9 @@ use crate::{
 use pipewright::{
     Backoff, Event, EventKind, ExitMatch, OutputMode, Pass, Readiness, Restart, RestartIntensity, RestartPolicy,
     SpawnError, SpecError, StdinMode, StopPolicy, StopReport, StopStep, Supervisor, Worker, WorkerSpec,
-    events::GiveUpReason, limits::ResourceLimit, status::WorkerState,
+    events::{AfterExit, GiveUpReason},
+    limits::ResourceLimit,
+    status::WorkerState,
 };
 use std::{
     fs::{self, File, OpenOptions},
@@ -30,10 +32,9 @@ fn at_once(restart: Restart) -> RestartPolicy {
 fn outline(events: &[Event]) -> Vec<String> {
     let kind = |event: &Event| match &event.kind {
         EventKind::Started { .. } => "started".into(),
-        EventKind::Exited(exit) => exit.to_string(),
-        EventKind::Restarting { .. } => "restarting".into(),
-        EventKind::GaveUp(why) => format!("{why:?}"),
-        EventKind::SpawnFailed(error) => format!("{error}"),
+        EventKind::Exited { exit, next: AfterExit::Restart { .. } } => format!("{exit}, restarts"),
+        EventKind::Exited { exit, next } => format!("{exit}, {next}"),
+        EventKind::SpawnFailed { error, next } => format!("{error}, {next}"),
         other => format!("{other:?}"),
     };
     events.iter().map(|event| format!("{}: {}", event.incarnation, kind(event))).collect()
@@ -48,9 +49,9 @@ both_ways! {
         let worker = story.supervisor.spawn(shell(way, &script).restart(at_once(Restart::OnFailure))).unwrap();
         let events = story.rest();
         assert_eq!(outline(&events), [
-            "1: started", "1: exit code 2", "1: restarting",
-            "2: started", "2: exit code 1", "2: restarting",
-            "3: started", "3: exit code 0",
+            "1: started", "1: exit code 2, restarts",
+            "2: started", "2: exit code 1, restarts",
+            "3: started", "3: exit code 0, finished",
         ]);
         assert!(worker.wait().success());
         assert_eq!(worker.incarnation(), 3);
@@ -63,8 +64,8 @@ both_ways! {
         let events = story.rest();
         let ends: Vec<_> = outline(&events).into_iter().filter(|line| !line.contains("Line")).collect();
         assert_eq!(ends, [
-            "1: started", "1: exit code 9", "1: restarting", "2: started", "2: exit code 9", "2: restarting",
-            "3: started", "3: exit code 9", "3: IntensityExceeded",
+            "1: started", "1: exit code 9, restarts", "2: started", "2: exit code 9, restarts",
+            "3: started", "3: exit code 9, gave up: restarted too often",
         ]);
         assert_eq!(worker.wait().stderr_text(), "why\n");
     }
@@ -73,7 +74,7 @@ both_ways! {
         let mut story = Story::new();
         let policy = at_once(Restart::Always).fatal([ExitMatch::Code(125)]);
         story.supervisor.spawn(shell(way, "exit 125").restart(policy)).unwrap();
-        assert_eq!(outline(&story.rest()), ["1: started", "1: exit code 125", "1: FatalCode"]);
+        assert_eq!(outline(&story.rest()), ["1: started", "1: exit code 125, gave up: its exit code is fatal"]);
     }
 
     fn p13_missing_program_is_not_retried(way: Way) {
@@ -88,11 +89,11 @@ both_ways! {
         drop(worker.take_stdin());
         let events = story.rest();
         let error = events.iter().find_map(|event| match &event.kind {
-            EventKind::SpawnFailed(error) => Some(error),
+            EventKind::SpawnFailed { error, next: AfterExit::GaveUp(GiveUpReason::SpawnFailed) } => Some(error),
             _ => None,
         });
         assert!(matches!(error.map(|error| &**error), Some(SpawnError::Failed { .. })), "{events:#?}");
-        assert!(matches!(events.last().map(|event| &event.kind), Some(EventKind::GaveUp(GiveUpReason::SpawnFailed))));
+        assert!(events.last().is_some_and(|event| event.kind.is_final()), "{events:#?}");
         assert!(worker.wait().success());
     }
 
@@ -141,7 +142,7 @@ both_ways! {
         assert!(!worker.restart().wait(DEADLINE), "the worker has ended");
         let outline: Vec<_> = outline(&story.rest()).into_iter().filter(|line| !line.contains("onnected")).collect();
         assert_eq!(outline, [
-            "1: started", "1: exit code 0", "1: restarting", "2: started", "2: exit code 0",
+            "1: started", "1: exit code 0, restarts", "2: started", "2: exit code 0, finished",
         ]);
     }
 
@@ -192,7 +193,7 @@ both_ways! {
         let slow = RestartPolicy::from(Restart::Always).backoff(Backoff::constant(Duration::from_secs(3600)));
         let slow = slow.intensity(RestartIntensity::unlimited());
         let waiting = story.supervisor.spawn(shell(way, "exit 1").restart(slow)).unwrap();
-        story.find(|event| matches!(event.kind, EventKind::Restarting { .. }).then_some(()));
+        story.find(|event| matches!(event.kind, EventKind::Exited { next: AfterExit::Restart { .. }, .. }).then_some(()));
         assert_eq!(waiting.wait_timeout(Duration::ZERO), None, "the restart is pending");
         waiting.stop();
         assert_eq!(waiting.wait_timeout(DEADLINE).expect("an exit").code(), Some(1));
@@ -237,7 +238,7 @@ both_ways! {
         let slow = RestartPolicy::from(Restart::Always).backoff(Backoff::constant(Duration::from_secs(3600)));
         let slow = slow.intensity(RestartIntensity::unlimited());
         let waiting = story.supervisor.spawn(shell(way, "exit 1").restart(slow)).unwrap();
-        story.find(|event| matches!(event.kind, EventKind::Restarting { .. }).then_some(()));
+        assert!(!story.end().1.is_final());
         let status = story.supervisor.status();
         let states: Vec<_> = status.workers.iter().map(|one| (one.worker, one.state)).collect();
         assert_eq!(states, [
@@ -405,17 +406,17 @@ fn p13_shortage_of_descriptors_is_no_failure_of_a_worker() {
     let worker = story.supervisor.spawn(spec).unwrap();
     worker.kill().unwrap();
     // Descendants cannot be searched for during a shortage, and the exit would wait for its end.
-    story.find(|event| matches!(event.kind, EventKind::Exited(_)).then_some(()));
+    story.find(|event| matches!(event.kind, EventKind::Exited { .. }).then_some(()));
     let (shortage, done) = mpsc::channel();
     let taker = take_all_descriptors(done);
     let mut shortages = 0;
     story.find(|event| match event.kind {
-        EventKind::SpawnFailed(error) => {
+        EventKind::SpawnFailed { error, next: AfterExit::Restart { .. } } => {
             assert!(error.is_shortage() && !error.is_permanent(), "{error:?}");
             shortages += 1;
             (shortages == 3).then_some(())
         }
-        EventKind::GaveUp(_) => panic!("{event:?}"),
+        EventKind::SpawnFailed { .. } => panic!("{event:?}"),
         _ => None,
     });
     drop(shortage);
@@ -424,7 +425,7 @@ fn p13_shortage_of_descriptors_is_no_failure_of_a_worker() {
     assert_eq!(story.supervisor.status().workers[0].restarts, 1, "failed starts are no restarts");
     worker.kill().unwrap();
     let why = story.find(|event| match event.kind {
-        EventKind::GaveUp(why) => Some(why),
+        EventKind::Exited { next: AfterExit::GaveUp(why), .. } => Some(why),
         _ => None,
     });
     assert_eq!(why, GiveUpReason::IntensityExceeded, "its own failures still count");

@@ -41,7 +41,7 @@ fn assert_delivered_in_order(events: &[Event], counts: &HashMap<WorkerId, u64>) 
                 assert_eq!(message.json::<Numbered>().unwrap().n, *next, "of {}", event.worker);
                 *next += 1;
             }
-            EventKind::Exited(_) => ended.push(event.worker),
+            EventKind::Exited { .. } => ended.push(event.worker),
             _ => {}
         }
     }
@@ -81,7 +81,7 @@ both_ways! {
         assert_eq!(faults.len(), 1, "{events:?}");
         assert_eq!(faults[0].kind, FrameErrorKind::Truncated);
         assert!(!faults[0].excerpt.is_empty());
-        assert!(matches!(&events.last().unwrap().kind, EventKind::Exited(exit) if exit.signal() == Some(9)), "{events:?}");
+        assert!(matches!(&events.last().unwrap().kind, EventKind::Exited { exit, .. } if exit.signal() == Some(9)), "{events:?}");
     }
 
     fn p02_stream_resumes_after_reported_garbage(way: Way) {
@@ -159,7 +159,7 @@ both_ways! {
             match event.kind {
                 EventKind::Line { stream: OutputStream::Stdout, .. } => out += 1,
                 EventKind::Line { stream: OutputStream::Stderr, .. } => err += 1,
-                EventKind::Exited(ended) => exit = Some(ended),
+                EventKind::Exited { exit: ended, .. } => exit = Some(ended),
                 _ => {}
             }
         }
@@ -275,7 +275,7 @@ both_ways! {
         assert_eq!(polite.wait().signal(), Some(libc::SIGTERM));
         assert_eq!(stubborn.wait().signal(), Some(libc::SIGKILL));
         drop(reader.wait());
-        let exits = events.iter().filter(|event| matches!(event.kind, EventKind::Exited(_))).count();
+        let exits = events.iter().filter(|event| matches!(event.kind, EventKind::Exited { .. })).count();
         assert_eq!(exits, 3, "a cloned receiver gets all exits, then the channel closes");
         for worker in [polite, stubborn, reader] {
             assert!(!is_alive(worker.pid().unwrap()));
@@ -374,7 +374,7 @@ fn flood_without_consumer(count: u64) {
                 assert_eq!(message.json::<Numbered>().unwrap().n, next);
                 next += 1;
             }
-            EventKind::Exited(exit) if event.worker == flooding.id() => break exit,
+            EventKind::Exited { exit, .. } if event.worker == flooding.id() => break exit,
             _ => {}
         }
     };
@@ -599,7 +599,7 @@ fn events_work_in_select() {
     loop {
         crossbeam_channel::select! {
             recv(supervisor.events()) -> event => {
-                if matches!(event.unwrap().kind, EventKind::Exited(_)) {
+                if matches!(event.unwrap().kind, EventKind::Exited { .. }) {
                     break;
                 }
             }
@@ -667,7 +667,7 @@ fn thousand_workers_leave_nothing_behind() {
                     WorkerSpec::new("true").messages(Pass::arg("{}")).stdin(StdinMode::Pipe).stderr(OutputMode::Lines);
                 supervisor.spawn(spec).unwrap();
             }
-            let exits = supervisor.events().iter().filter(|event| matches!(event.kind, EventKind::Exited(_)));
+            let exits = supervisor.events().iter().filter(|event| matches!(event.kind, EventKind::Exited { .. }));
             assert_eq!(exits.take(10).count(), 10);
         }
     }
@@ -749,7 +749,7 @@ fn finds_worker_of_every_event() {
             let worker = supervisor.worker(event.worker).unwrap_or_else(|| panic!("no worker of {event:?}"));
             let name = names.entry(event.worker).or_insert_with(|| worker.name().to_owned());
             assert_eq!(worker.name(), name.as_str());
-            if matches!(event.kind, EventKind::GaveUp(_)) {
+            if event.kind.is_final() {
                 last_events.push(event);
             }
         }

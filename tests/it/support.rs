@@ -1,7 +1,9 @@
 //! Shared by the tests: both ways of starting, waits with a deadline, tests in a process of their own.
 
 use crate::kernel;
-use pipewright::{Event, EventKind, Exit, Message, OutputMode, Pass, Process, Supervisor, WorkerSpec};
+use pipewright::{
+    Event, EventKind, Exit, Message, OutputMode, Pass, Process, Supervisor, WorkerSpec, events::AfterExit,
+};
 use serde_json::Value;
 use std::{
     ffi::OsString,
@@ -159,8 +161,14 @@ impl Story {
 
     #[track_caller]
     pub(crate) fn exit(&mut self) -> Arc<Exit> {
+        self.end().0
+    }
+
+    /// Returns the next exit of a worker, and what happens to the worker.
+    #[track_caller]
+    pub(crate) fn end(&mut self) -> (Arc<Exit>, AfterExit) {
         self.find(|event| match event.kind {
-            EventKind::Exited(exit) => Some(exit),
+            EventKind::Exited { exit, next } => Some((exit, next)),
             _ => None,
         })
     }

@@ -3,7 +3,7 @@
 use crate::support::{DEADLINE, FIXTURE, Story, alone, guarded, open_descriptors};
 use pipewright::{
     Backoff, CallError, DependencyCondition, EventKind, OutputMode, Pass, Restart, RestartIntensity, RestartPolicy,
-    StdinMode, StopPolicy, StopStep, Strategy, Worker, WorkerSpec,
+    StdinMode, StopPolicy, StopStep, Strategy, Worker, WorkerSpec, events::AfterExit,
 };
 use serde_json::{Value, json};
 use std::{
@@ -263,7 +263,7 @@ fn span_closes_with_its_process() {
     let spec = WorkerSpec::new("cat").stdin(StdinMode::Pipe).restart(policy);
     let worker = story.supervisor.spawn(spec).unwrap();
     worker.signal(libc::SIGTERM).unwrap();
-    story.find(|event| matches!(event.kind, EventKind::Restarting { .. }).then_some(()));
+    story.exit();
     // Once the loop answers, it has reported the earlier events.
     story.supervisor.status();
     assert_eq!(*recorder.handles.lock().unwrap(), [0], "the span is still open during the backoff");
@@ -424,7 +424,10 @@ fn works_without_a_subscriber() {
     let mut story = Story::new();
     story.supervisor.spawn(crasher()).unwrap();
     let events = story.rest();
-    assert!(matches!(events.last().map(|event| &event.kind), Some(EventKind::GaveUp(_))), "{events:#?}");
+    assert!(
+        matches!(events.last().map(|event| &event.kind), Some(EventKind::Exited { next: AfterExit::GaveUp(_), .. })),
+        "{events:#?}"
+    );
 }
 
 /// Panics in every method, also while it is panicking; counts the panics.
@@ -488,13 +491,14 @@ fn panicking_subscriber_harms_no_worker() {
     assert_eq!(worker.call::<_, i64>("add", &[1, 2], DEADLINE).unwrap(), 3);
     drop(worker.start_call("until cancelled", &()).unwrap());
     assert!(worker.restart().wait(DEADLINE), "{:#?}", story.told);
-    story.find(|event| matches!(event.kind, EventKind::GaveUp(_)).then_some(()));
+    story.find(|event| matches!(event.kind, EventKind::Exited { next: AfterExit::GaveUp(_), .. }).then_some(()));
     assert_eq!(worker.call::<_, i64>("add", &[3, 4], DEADLINE).unwrap(), 7);
     assert_eq!(story.supervisor.status().workers.len(), 1);
     let before = panicking.count();
     assert!(worker.stop().wait(DEADLINE).unfinished().next().is_none());
     let told = story.rest();
-    let ends = told.iter().filter(|event| event.worker == worker.id() && matches!(event.kind, EventKind::Exited(_)));
+    let ends =
+        told.iter().filter(|event| event.worker == worker.id() && matches!(event.kind, EventKind::Exited { .. }));
     assert!(ends.count() > 0, "{told:#?}");
     assert!(before > 10 && panicking.count() > before, "no events after the stop: {before}, {}", panicking.count());
 }

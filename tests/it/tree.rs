@@ -105,7 +105,7 @@ both_ways! {
         worker.freeze().unwrap();
         worker.stop();
         let exit = loop {
-            if let EventKind::Exited(exit) = story.next().kind {
+            if let EventKind::Exited { exit, .. } = story.next().kind {
                 break exit;
             }
         };

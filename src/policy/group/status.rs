@@ -3,10 +3,11 @@
 use super::{
     model::{GroupActivity, GroupOutcome, GroupSnapshot, NodeId},
     state::{DownReason, GroupDownReason, GroupPhase, Groups, MemberState},
+    strategy::is_group_restarted,
 };
 use crate::{
     ids::{GroupId, WorkerId},
-    policy::restart::{Restart, RestartIntensity},
+    policy::restart::RestartIntensity,
 };
 use std::{collections::BTreeSet, time::Duration};
 
@@ -17,7 +18,7 @@ impl Groups {
 
     /// Whether the member can run only after a user starts a group around it.
     pub(crate) fn is_group_finished(&self, member: WorkerId) -> bool {
-        self.is_parent_finished(NodeId::Member(member))
+        self.is_parent_over(NodeId::Member(member))
     }
 
     /// Whether the member is being stopped, so that its exit is not its own.
@@ -38,15 +39,15 @@ impl Groups {
     }
 
     /// Whether the node has ended and nothing in progress starts it again. Only a user does, or the exit of a sibling in a group
-    /// that restarts several members together. A node that starts with its group is not finished before the group is. A group that is
-    /// being restarted, or whose failure its parent has not handled yet, is not finished.
+    /// that restarts several members together. A group is not finished while it is being restarted or stopped, or if its parent has not
+    /// handled its failure yet. A member that starts with its group is finished as soon as nothing will restart the group.
     pub(crate) fn is_finished(&self, node: NodeId) -> bool {
         match node {
             NodeId::Member(member) => match self.members.get(&member).map(|member| member.state) {
                 Some(MemberState::Down(DownReason::Stopped | DownReason::Ended { .. } | DownReason::Failed)) | None => {
                     true
                 }
-                Some(MemberState::Down(DownReason::New)) => self.is_parent_finished(node),
+                Some(MemberState::Down(DownReason::New)) => self.is_parent_over(node),
                 Some(
                     MemberState::Waiting
                     | MemberState::Starting
@@ -69,11 +70,25 @@ impl Groups {
         self.parent(node).is_some_and(|parent| self.is_finished(NodeId::Group(parent)))
     }
 
-    /// Whether the group of this member, which gives up because of it, can be restarted by its parent.
-    pub(crate) fn can_return(&self, member: WorkerId) -> bool {
-        let is_restartable = |node| self.role(node).is_some_and(|role| role.restart != Restart::Never);
-        let node = NodeId::Member(member);
-        is_restartable(node) && self.parent(node).is_some_and(|group| is_restartable(NodeId::Group(group)))
+    /// Whether the parent group of the node has ended or is about to, and nothing in progress starts it again.
+    fn is_parent_over(&self, node: NodeId) -> bool {
+        let Some(parent) = self.parent(node) else { return false };
+        let parent_node = NodeId::Group(parent);
+        match self.groups.get(&parent).map(|group| &group.phase) {
+            Some(GroupPhase::Up | GroupPhase::Restarting { .. }) => false,
+            Some(GroupPhase::Stopping { then: GroupDownReason::Ended { success } }) => {
+                !self.role(parent_node).is_some_and(|role| is_group_restarted(role.restart, *success))
+                    || self.is_parent_over(parent_node)
+            }
+            Some(GroupPhase::Down(GroupDownReason::Idle) | GroupPhase::Stopping { then: GroupDownReason::Idle }) => {
+                self.is_parent_over(parent_node)
+            }
+            Some(
+                GroupPhase::Down(GroupDownReason::Stopped | GroupDownReason::Ended { .. } | GroupDownReason::Retired)
+                | GroupPhase::Stopping { then: GroupDownReason::Stopped | GroupDownReason::Retired },
+            )
+            | None => true,
+        }
     }
 
     pub(crate) fn snapshot(&self, group: GroupId) -> Option<GroupSnapshot> {

@@ -89,6 +89,7 @@ impl Groups {
                     // It is ending by itself, and is restarted with its parent.
                     GroupPhase::Stopping { then: GroupDownReason::Ended { .. } } if !is_temporary => {
                         group.phase = GroupPhase::Stopping { then: GroupDownReason::Idle };
+                        self.mark_subtree_changed(node);
                     }
                     GroupPhase::Down(GroupDownReason::Ended { .. }) if !is_temporary => {
                         group.phase = GroupPhase::Down(GroupDownReason::Idle);
@@ -120,6 +121,7 @@ impl Groups {
             self.work.outputs.push(GroupOutput::GroupStopping { group: id, timeout });
         }
         group.phase = GroupPhase::Stopping { then };
+        self.mark_subtree_changed(NodeId::Group(id));
         self.stop_children(id);
         self.work.groups.push_back(id);
     }
@@ -237,20 +239,13 @@ impl Groups {
                 self.mark_failed(node);
                 None
             }
-            GroupDownReason::Ended { success } => {
-                let is_restarted = match role.restart {
-                    Restart::Never => false,
-                    Restart::OnFailure => !success,
-                    Restart::Always => true,
-                };
-                Some(if is_restarted {
-                    self.set_idle(id);
-                    DownReason::New
-                } else {
-                    self.mark_failed(node);
-                    DownReason::Ended { success, was_ready: false }
-                })
-            }
+            GroupDownReason::Ended { success } => Some(if is_group_restarted(role.restart, success) {
+                self.set_idle(id);
+                DownReason::New
+            } else {
+                self.mark_failed(node);
+                DownReason::Ended { success, was_ready: false }
+            }),
         };
         if let Some(down) = own_end {
             self.after_own_end(node, down, now);
@@ -335,6 +330,15 @@ impl Groups {
             std::iter::successors(Some(NodeId::Member(*member)), up).find(|node| self.parent(*node) == Some(group))
         };
         members.iter().filter_map(child).collect()
+    }
+}
+
+/// Whether a group that has ended by itself is restarted by its parent.
+pub(super) fn is_group_restarted(restart: Restart, success: bool) -> bool {
+    match restart {
+        Restart::Never => false,
+        Restart::OnFailure => !success,
+        Restart::Always => true,
     }
 }
 

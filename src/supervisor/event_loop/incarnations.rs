@@ -86,10 +86,9 @@ impl EventLoop {
                 match fact {
                     Fact::Ready(worker) => self.supervise(|supervision, cx| supervision.member_ready(worker, cx)),
                     Fact::Finished { worker, exit, unhealthy } => {
-                        let end = IncarnationEnd::Exited { exit: Arc::clone(&exit), unhealthy };
-                        self.supervise(|supervision, cx| supervision.on_incarnation_end(worker.id(), end, cx));
-                        worker.incarnation_exited(&exit);
-                        self.sink.trace.end_incarnation(worker.id());
+                        let end = IncarnationEnd::Exited { exit, unhealthy };
+                        self.supervise(|supervision, cx| supervision.on_incarnation_end(worker, end, cx));
+                        self.sink.trace.end_incarnation(worker);
                     }
                 }
             } else if let Some((key, stop)) = self.pending.stops.pop_front() {

@@ -69,7 +69,7 @@ impl EventLoop {
             .supervision
             .workers
             .values()
-            .filter(|record| !record.is_stopped)
+            .filter(|record| !record.has_ended())
             .map(|record| Arc::clone(&record.shared))
             .collect();
         let within = match request {
@@ -162,7 +162,7 @@ impl EventLoop {
 fn worker_status(record: &WorkerRecord, incarnation: Option<&Incarnation>, now: Instant) -> WorkerStatus {
     let usage = incarnation.and_then(|incarnation| stat::usage(incarnation.process.child().pid()));
     let state = match incarnation {
-        None if record.is_stopped => WorkerState::Ended,
+        None if record.has_ended() => WorkerState::Ended,
         None => WorkerState::Waiting,
         Some(_) if record.desired != DesiredState::Run => WorkerState::Stopping,
         Some(incarnation) if incarnation.health.is_unhealthy => WorkerState::Stopping,

@@ -3,8 +3,13 @@
 
 use crate::{
     exit::ExitStatus,
+    policy::restart::AfterExit,
     supervisor::{
-        clock::now, commands::Command, event_loop::EventLoop, events::event::EventKind, incarnation::Incarnation,
+        clock::now,
+        commands::Command,
+        event_loop::EventLoop,
+        events::event::{Event, EventKind},
+        incarnation::Incarnation,
         worker::group::GroupEndReason,
     },
 };
@@ -18,12 +23,16 @@ impl Drop for EventLoop {
         for command in inbox.try_iter() {
             if let Command::Spawned(arrival) = command {
                 self.spawner.kill_unregistered(&arrival.shared, &arrival.process);
+                if !self.supervision.workers.contains_key(&arrival.shared.id()) {
+                    let next = AfterExit::Finished;
+                    self.sink.send(Event::of(&arrival.shared, 0, EventKind::NotStarted { next }));
+                }
             }
         }
         drop(inbox);
         self.kill_all_processes();
-        for record in self.supervision.workers.values().filter(|record| !record.is_stopped) {
-            record.shared.set_ended(record.last_exit());
+        for record in self.supervision.workers.values_mut() {
+            record.publish_end(AfterExit::Finished, &mut self.sink);
         }
         for group in self.supervision.group_handles.values() {
             group.set_end_if_none(GroupEndReason::SupervisorGone);
@@ -44,9 +53,10 @@ impl EventLoop {
             let exit = Arc::new(exit);
             incarnation.shared.route_calls(|calls| calls.ended(&exit));
             incarnation.shared.incarnation_exited(&exit);
-            self.sink.send(incarnation.event(EventKind::Exited(Arc::clone(&exit))));
             if let Some(record) = self.supervision.workers.get_mut(&incarnation.shared.id()) {
-                record.last = Some((exit, now()));
+                record.last = Some((Arc::clone(&exit), now()));
+                let next = AfterExit::Finished;
+                record.send_final(incarnation.event(EventKind::Exited { exit, next }), &mut self.sink);
             }
         }
     }
@@ -94,6 +104,6 @@ mod tests {
         let exit = worker.wait_ended(Some(now())).expect("ended").0;
         assert_eq!(exit.status, ExitStatus::Signal { signal: libc::SIGKILL, core_dumped: false });
         assert!(worker.child(|child| child.signal(0)).is_err(), "the process is reaped");
-        assert_eq!(events.len(), 0, "no event is sent");
+        assert!(events.try_iter().map(|event| event.kind.is_final()).eq([true]));
     }
 }

@@ -4,7 +4,7 @@ use crate::{
     exit::Exit,
     ids::{GroupId, WorkerId},
     launch::error::SpawnError,
-    policy::{backpressure::EVENT_BYTES, readiness::ReadinessError, restart::GiveUpReason},
+    policy::{backpressure::EVENT_BYTES, readiness::ReadinessError, restart::AfterExit},
     supervisor::{events::warning::Warning, worker::SharedWorker},
     wire::{
         credit::Permit,
@@ -22,6 +22,18 @@ const _: () = assert!(size_of::<Event>() <= 64);
 ///
 /// [`Started`](EventKind::Started) is the first event of an incarnation and [`Exited`](EventKind::Exited) the last. Messages, lines and
 /// output of one stream arrive in the order in which they were written.
+///
+/// # The final event
+///
+/// Every worker of which [`spawn`](crate::Supervisor::spawn) or its group has returned a handle has one *final* event
+/// ([`EventKind::is_final`]): `Exited`, `SpawnFailed` or `NotStarted` whose `next` is not a restart, or `DependencyFailed`. A program
+/// that counts its workers down counts these. Once it is received, [`wait_timeout(Duration::ZERO)`](crate::Worker::wait_timeout) returns
+/// the exit. No event of the worker follows, unless the worker is started again:
+///
+/// * by a call: [`WorkerGroup::start`](crate::WorkerGroup::start), [`restart`](crate::WorkerGroup::restart) or
+///   [`start_member`](crate::WorkerGroup::start_member). It then has one more final event, whether it starts or not.
+/// * by a group that restarts several members together, because a sibling has failed. The member then has one more final event if it
+///   starts.
 #[non_exhaustive]
 pub struct Event {
     /// The worker.
@@ -159,7 +171,12 @@ pub enum EventKind {
         after: Duration,
     },
     /// The process has exited and is reaped, and everything it wrote has been delivered.
-    Exited(Arc<Exit>),
+    Exited {
+        /// The exit.
+        exit: Arc<Exit>,
+        /// What happens to the worker now.
+        next: AfterExit,
+    },
     /// The worker is not started, since a member of a group that it [depends on](crate::WorkerSpec::depends_on) has failed. Its siblings
     /// keep running. For a [significant](crate::WorkerSpec::significant) worker this counts as its exit.
     DependencyFailed {
@@ -178,22 +195,34 @@ pub enum EventKind {
     /// own [`restart`](crate::GroupPolicy::restart) after it gave up or shut down, or with its parent group. Its restart count is
     /// reset. The event's worker is as in [`GroupEnded`](Self::GroupEnded).
     GroupRestarting(GroupId),
-    /// Sent after `Exited`: the next incarnation starts after a delay.
-    Restarting {
-        /// The delay.
-        after: Duration,
+    /// The next incarnation could not be spawned. If the host is [short of a resource](SpawnError::is_shortage), the start is tried again
+    /// unless the worker is stopped, and the failure does not count against the worker.
+    SpawnFailed {
+        /// The error.
+        error: Arc<SpawnError>,
+        /// What happens to the worker now.
+        next: AfterExit,
     },
-    /// The next incarnation could not be spawned. If the host is [short of a resource](SpawnError::is_shortage), a
-    /// [`Restarting`](Self::Restarting) always follows, and the failure does not count against the worker.
-    SpawnFailed(Arc<SpawnError>),
-    /// Sent after `Exited`: the worker is not restarted, although its policy asks for one. Not sent for a member whose group is then
-    /// restarted. If that is decided later, it is sent just before [`GroupEnded`](Self::GroupEnded).
-    GaveUp(GiveUpReason),
+    /// The worker waited for its start or its restart, and is not started: it was stopped meanwhile, or its group ended or does not run.
+    NotStarted {
+        /// [`GaveUp`](AfterExit::GaveUp) if the worker had given up and its group was not restarted either; otherwise
+        /// [`Finished`](AfterExit::Finished).
+        next: AfterExit,
+    },
     /// A fault of the supervisor's environment. The event's `worker` is [`WorkerId::SUPERVISOR`], unless the warning is about one worker.
     Warning(Box<Warning>),
 }
 
 impl EventKind {
+    /// Whether this is the final event of its worker: see [`Event`].
+    pub fn is_final(&self) -> bool {
+        match self {
+            Self::Exited { next, .. } | Self::SpawnFailed { next, .. } | Self::NotStarted { next } => next.is_final(),
+            Self::DependencyFailed { .. } => true,
+            _ => false,
+        }
+    }
+
     /// Whether the payload counts against a window by itself.
     fn is_charged(&self) -> bool {
         matches!(self, Self::InvalidFrame(_) | Self::Request(_) | Self::Notification(_))
@@ -202,10 +231,10 @@ impl EventKind {
     /// Approximate size in bytes.
     fn bytes(&self) -> usize {
         let of_its_own = match self {
-            Self::Exited(exit) => size_of::<Exit>() + exit.stderr_tail.len() + size_of_val(&*exit.survivors),
+            Self::Exited { exit, .. } => size_of::<Exit>() + exit.stderr_tail.len() + size_of_val(&*exit.survivors),
             Self::NotReady { recent_output, .. } => recent_output.len(),
             Self::StatusText(text) => text.len(),
-            Self::SpawnFailed(_) => size_of::<SpawnError>(),
+            Self::SpawnFailed { .. } => size_of::<SpawnError>(),
             _ => 0,
         };
         EVENT_BYTES + size_of::<Held>() + of_its_own
@@ -295,7 +324,7 @@ pub enum OutputStream {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::framing::error::FrameErrorKind;
+    use crate::{policy::restart::GiveUpReason, wire::framing::error::FrameErrorKind};
 
     #[test]
     fn reasons_are_one_line() {
@@ -304,9 +333,11 @@ mod tests {
         assert_eq!(ReadinessError::Exited { after }.to_string(), "exited before it was ready, after 1.5s");
         assert_eq!(DisconnectReason::Closed.to_string(), "closed its control connection");
         assert_eq!(
-            (OutputStream::Stdout.to_string(), GiveUpReason::IntensityExceeded.to_string()),
-            ("stdout".into(), "restarted too often".into())
+            (OutputStream::Stdout.to_string(), AfterExit::GaveUp(GiveUpReason::IntensityExceeded).to_string()),
+            ("stdout".into(), "gave up: restarted too often".into())
         );
+        assert_eq!(AfterExit::Restart { after }.to_string(), "restarts in 1.5s");
+        assert_eq!(AfterExit::Finished.to_string(), "finished");
         let fault = FrameError::new(FrameErrorKind::NotRpc, 40, 3, b"a\xffb");
         assert_eq!(fault.to_string(), "a line of 3 bytes that is not JSON-RPC 2.0, at offset 40: `a\u{fffd}b`");
     }

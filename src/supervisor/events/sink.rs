@@ -3,6 +3,7 @@
 #[cfg(feature = "async")]
 use crate::supervisor::wakers::WakerSet;
 use crate::{
+    exit::Exit,
     policy::backpressure::WindowState,
     supervisor::{
         events::{event::Event, trace::spans::Trace},
@@ -12,8 +13,7 @@ use crate::{
     wire::framing::batch::FrameBatch,
 };
 use crossbeam_channel::Sender;
-#[cfg(feature = "async")]
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
 /// Sends events. Only the loop sends, so it knows the number of sent events, and with the length of the channel that of received ones.
 #[derive(Debug)]
@@ -65,6 +65,17 @@ impl EventSink {
         &self.events.tasks.0
     }
 
+    /// Sends the final event of a worker, and publishes its end.
+    pub(crate) fn send_final(&mut self, event: Event, shared: &SharedWorker, last: (Arc<Exit>, Instant)) {
+        // Before the lock: a subscriber may ask for the state of the worker.
+        self.trace.record_event(&event);
+        shared.window.note_sent(self.sent + 1);
+        shared.end_with(last, || self.events.push(event));
+        // After the lock, as wakers are code of the user.
+        self.events.wake();
+        self.sent += 1;
+    }
+
     /// The number of events that are not received.
     pub(crate) fn waiting(&self) -> usize {
         self.events.channel.len()
@@ -90,10 +101,17 @@ impl EventSink {
 
 impl EventSender {
     pub(crate) fn send_all(&self, events: impl IntoIterator<Item = Event>) {
-        for event in events {
-            // Cannot fail: the supervisor holds a receiver until the loop has ended.
-            drop(self.channel.send(event));
-        }
+        events.into_iter().for_each(|event| self.push(event));
+        self.wake();
+    }
+
+    fn push(&self, event: Event) {
+        // Cannot fail: the supervisor holds a receiver until the loop has ended.
+        drop(self.channel.send(event));
+    }
+
+    #[cfg_attr(not(feature = "async"), expect(clippy::unused_self, reason = "no task waits"))]
+    fn wake(&self) {
         #[cfg(feature = "async")]
         self.tasks.0.wake_all();
     }

@@ -11,7 +11,6 @@ use crate::{
         process_trees::ProcessTrees,
         reactor::{Reactor, arena::Key},
         spawner::Spawner,
-        worker::SharedWorker,
     },
 };
 use std::{collections::VecDeque, sync::Arc, time::Duration};
@@ -38,8 +37,9 @@ pub(crate) struct IncarnationContext<'a> {
 #[derive(Debug)]
 pub(crate) enum Fact {
     Ready(WorkerId),
+    /// The incarnation has ended. Supervision decides what happens to the worker, and sends the last event.
     Finished {
-        worker: Arc<SharedWorker>,
+        worker: WorkerId,
         exit: Arc<Exit>,
         /// The supervisor stopped it by itself: it did not become ready, its watchdog expired, or it reached its maximum runtime.
         unhealthy: bool,

@@ -9,10 +9,7 @@ use crate::{
         survivors::SurvivorPolicy,
     },
     supervisor::{
-        events::{
-            event::{Event, EventKind},
-            warning::Warning,
-        },
+        events::{event::Event, warning::Warning},
         incarnation::{
             Incarnation,
             context::{Fact, IncarnationContext},
@@ -174,7 +171,7 @@ impl Incarnation {
         }
     }
 
-    /// Sends the last event of this incarnation. The event loop removes it then.
+    /// Ends this incarnation: supervision sends the last event, and the event loop removes the incarnation.
     fn finish(&mut self, exit: Exit, cx: &mut IncarnationContext<'_>) {
         self.is_over = true;
         for timer in Timer::of(self.key) {
@@ -187,14 +184,13 @@ impl Incarnation {
         self.process.close_pipes();
         cx.trees.worker_pids.remove(&self.process.child().pid().cast_signed());
         let exit = Arc::new(exit);
-        cx.sink.send(self.event(EventKind::Exited(Arc::clone(&exit))));
         if let Some(readiness_pipe) = &self.health.readiness_pipe {
             drop(cx.reactor.poller.remove(readiness_pipe));
         }
         if let Some(notices) = self.health.notifications.socket.take() {
             drop(cx.reactor.poller.remove(&notices));
         }
-        let (worker, unhealthy) = (Arc::clone(&self.shared), self.health.is_unhealthy);
+        let (worker, unhealthy) = (self.shared.id(), self.health.is_unhealthy);
         cx.facts.push_back(Fact::Finished { worker, exit, unhealthy });
     }
 

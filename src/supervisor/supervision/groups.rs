@@ -8,7 +8,7 @@ use crate::{
             transition::{GroupInput, GroupOutput},
         },
         lifecycle::StopRequest,
-        restart::Restart,
+        restart::{AfterExit, Restart},
         restart_history::{RestartDecision, RunEnd},
     },
     supervisor::{
@@ -19,13 +19,13 @@ use crate::{
         spec::group::GroupError,
         supervision::{
             ROOT, Supervision, SupervisionContext,
-            worker::{DesiredState, WorkerPhase, WorkerRecord},
+            worker::{DesiredState, EndState, UnreportedEnd, WorkerPhase, WorkerRecord},
         },
         worker::{SharedWorker, group::GroupEndReason},
     },
 };
 use crossbeam_channel::Sender;
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 impl Supervision {
     pub(crate) fn execute_group(&mut self, command: GroupCommand, cx: &mut SupervisionContext<'_>) {
@@ -69,7 +69,7 @@ impl Supervision {
     }
 
     fn running(&self, node: NodeId) -> Vec<Arc<SharedWorker>> {
-        self.members(node).filter(|record| !record.is_stopped).map(|record| Arc::clone(&record.shared)).collect()
+        self.members(node).filter(|record| !record.has_ended()).map(|record| Arc::clone(&record.shared)).collect()
     }
 
     fn members(&self, node: NodeId) -> impl Iterator<Item = &WorkerRecord> {
@@ -88,7 +88,7 @@ impl Supervision {
         let input = input(node);
         let is_start = matches!(input, GroupInput::Start(_));
         let before: BTreeMap<_, _> = (self.members(node))
-            .filter(|record| record.is_stopped || !is_start)
+            .filter(|record| record.has_ended() || !is_start)
             .map(|record| (record.shared.id(), record.shared.incarnation()))
             .collect();
         if is_start {
@@ -99,7 +99,7 @@ impl Supervision {
             }
         }
         self.handle_group_input(input, cx);
-        let starts = |record: &&WorkerRecord| !record.is_stopped && record.spec.restart.restart() != Restart::Never;
+        let starts = |record: &&WorkerRecord| !record.has_ended() && record.spec.restart.restart() != Restart::Never;
         let starting = self.members(node).filter(starts);
         let starting =
             starting.filter_map(|record| Some((Arc::clone(&record.shared), *before.get(&record.shared.id())?)));
@@ -119,7 +119,7 @@ impl Supervision {
                 cx.stops.push_back((key, StopRequest::Within(time)));
             }
             // A stopped member only runs again after a start.
-            (_, Action::Restart) if record.is_stopped => {}
+            (_, Action::Restart) if record.has_ended() => {}
             (_, Action::Restart) => self.handle_group_input(GroupInput::Restart(node), cx),
             (_, Action::Stop) => self.handle_group_input(GroupInput::Stop(node), cx),
             (phase, Action::StopWithin(time)) => {
@@ -179,7 +179,13 @@ impl Supervision {
     }
 
     /// Handles the end of an incarnation of a member, or a failed start.
-    pub(crate) fn on_member_end(&mut self, worker: WorkerId, cause: RunEnd, cx: &mut SupervisionContext<'_>) {
+    pub(crate) fn on_member_end(
+        &mut self,
+        worker: WorkerId,
+        cause: RunEnd,
+        end: UnreportedEnd,
+        cx: &mut SupervisionContext<'_>,
+    ) {
         let now = cx.reactor.clock.now();
         let Some(record) = self.workers.get_mut(&worker) else { return };
         let success = match cause {
@@ -187,7 +193,8 @@ impl Supervision {
             RunEnd::Unhealthy { .. } | RunEnd::StartFailed | RunEnd::HostShortage | RunEnd::Unstartable => false,
         };
         record.phase = WorkerPhase::Stopped;
-        let (mut decision, mut gave_up) = (record.decide(cause, now), None);
+        let mut decision = record.decide(cause, now);
+        record.gave_up = None;
         match decision {
             RestartDecision::Restart { after } | RestartDecision::Postpone { after } => {
                 record.restarts.own_end = Some((now, after));
@@ -199,16 +206,12 @@ impl Supervision {
             RestartDecision::Finish => record.restarts.own_end = Some((now, record.restarts.history.next_delay())),
             RestartDecision::GiveUp(why) => {
                 record.restarts.own_end = Some((now, record.restarts.history.next_delay()));
-                gave_up = Some(why);
+                // An exit while it is being stopped is not its own.
+                record.gave_up = Some(why).filter(|_| !self.groups.is_stopping(worker));
             }
         }
-        match gave_up {
-            Some(_) if self.groups.is_stopping(worker) => {}
-            Some(_) if self.groups.can_return(worker) => record.gave_up = gave_up,
-            Some(why) => self.report(worker, EventKind::GaveUp(why), cx),
-            None => {}
-        }
         self.cause = worker;
+        self.unreported_end = Some(end);
         self.handle_group_input(GroupInput::Ended { member: worker, success, decision }, cx);
     }
 
@@ -219,35 +222,72 @@ impl Supervision {
             return;
         }
         while let Some(&input) = self.group_inputs.front() {
-            for output in self.groups.handle(input, cx.reactor.clock.now()) {
+            if let GroupInput::Start(node) | GroupInput::Restart(node) = input {
+                self.begin_runs(node);
+            }
+            let outputs = self.groups.handle(input, cx.reactor.clock.now());
+            self.adjust_restarts(&outputs);
+            if let Some(end) = self.unreported_end.take() {
+                self.report_member_end(self.cause, end, cx);
+            }
+            for output in outputs {
+                if matches!(output, GroupOutput::GroupEnded(_) | GroupOutput::Removed(_)) {
+                    // The final events of its members come before.
+                    self.publish_ends(cx);
+                }
                 self.apply_group_output(output, cx);
             }
+            self.publish_ends(cx);
             self.group_inputs.pop_front();
         }
-        self.publish_stopped();
+    }
+
+    /// Begins a run of the members that a user starts: each has another final event, whether it starts or not.
+    fn begin_runs(&mut self, node: NodeId) {
+        for member in self.groups.members_under(node) {
+            if let Some(record) = self.workers.get_mut(&member).filter(|record| record.has_ended()) {
+                record.end = EndState::Unreported;
+                record.shared.clear_end();
+            }
+        }
+    }
+
+    /// Adjusts the backoff of members whose group is restarted.
+    fn adjust_restarts(&mut self, outputs: &[GroupOutput]) {
+        for output in outputs {
+            let GroupOutput::GroupRestarting(id) = output else { continue };
+            for member in self.groups.members_under(NodeId::Group(*id)) {
+                if let Some(record) = self.workers.get_mut(&member) {
+                    record.on_group_restart();
+                }
+            }
+        }
+    }
+
+    /// Reports the end of an incarnation of a member, about which its group has decided.
+    fn report_member_end(&mut self, worker: WorkerId, end: UnreportedEnd, cx: &mut SupervisionContext<'_>) {
+        let Some(record) = self.workers.get_mut(&worker) else { return };
+        let next = if self.groups.is_finished(NodeId::Member(worker)) {
+            record.gave_up.take().map_or(AfterExit::Finished, AfterExit::GaveUp)
+        } else {
+            AfterExit::Restart { after: record.restarts.own_end.map_or(Duration::ZERO, |(_, pause)| pause) }
+        };
+        self.report_end(worker, end, next, cx);
     }
 
     fn apply_group_output(&mut self, output: GroupOutput, cx: &mut SupervisionContext<'_>) {
         match output {
             GroupOutput::Start(id) => self.start_member_now(id, cx),
             GroupOutput::Stop(id) => self.stop_member(id, cx),
-            GroupOutput::DependencyFailed { member: id, on } => {
-                self.report(id, EventKind::DependencyFailed { on }, cx);
-            }
+            GroupOutput::DependencyFailed { member: id, on } => self.report_failed_dependency(id, on, cx),
             GroupOutput::GroupGaveUp(id) => self.report(self.cause, EventKind::GroupGaveUp(id), cx),
             GroupOutput::GroupStopping { group, timeout } => cx.reactor.set_timer_after(timeout, Timer::Group(group)),
             GroupOutput::GroupEnded(id) => {
                 cx.reactor.timers.cancel(Timer::Group(id));
-                self.report_gave_up(id, cx);
                 self.report(self.cause, EventKind::GroupEnded(id), cx);
             }
             GroupOutput::GroupRestarting(id) => {
                 cx.reactor.timers.cancel(Timer::Group(id));
-                for member in self.groups.members_under(NodeId::Group(id)) {
-                    if let Some(record) = self.workers.get_mut(&member) {
-                        record.on_group_restart();
-                    }
-                }
                 self.report(self.cause, EventKind::GroupRestarting(id), cx);
             }
             GroupOutput::Removed(NodeId::Member(id)) => self.end(id, cx),
@@ -268,20 +308,18 @@ impl Supervision {
         match record.restarts.own_end.take() {
             Some((ended, pause)) => {
                 let after = pause.saturating_sub(cx.reactor.clock.now().saturating_duration_since(ended));
-                self.report(worker, EventKind::Restarting { after }, cx);
                 self.wait_for_restart(worker, after, cx);
             }
             None => self.start_again(worker, cx),
         }
     }
 
-    /// Reports members that gave up and that no restart of a group starts again.
-    fn report_gave_up(&mut self, group: GroupId, cx: &mut SupervisionContext<'_>) {
-        for id in self.groups.members_under(NodeId::Group(group)) {
-            let Some(record) = self.workers.get_mut(&id) else { continue };
-            if let Some(why) = record.gave_up.take_if(|_| self.groups.is_finished(NodeId::Member(id))) {
-                self.report(id, EventKind::GaveUp(why), cx);
-            }
+    /// Reports a member that does not start because of a dependency, unless it had ended and was started again only with its siblings.
+    fn report_failed_dependency(&mut self, worker: WorkerId, on: WorkerId, cx: &mut SupervisionContext<'_>) {
+        let Some(record) = self.workers.get_mut(&worker) else { return };
+        if record.end == EndState::Unreported {
+            let kind = EventKind::DependencyFailed { on };
+            record.send_final(Event::of(&record.shared, record.shared.incarnation(), kind), cx.sink);
         }
     }
 
@@ -313,8 +351,8 @@ impl Supervision {
         });
     }
 
-    /// Publishes the ends of members that their group does not run, until it starts them again.
-    fn publish_stopped(&mut self) {
+    /// Publishes the ends of members that do not run and are not started again, each with its final event, and the ends of groups.
+    fn publish_ends(&mut self, cx: &mut SupervisionContext<'_>) {
         for node in self.groups.take_changed() {
             let id = match node {
                 NodeId::Member(id) => id,
@@ -328,12 +366,13 @@ impl Supervision {
                 continue;
             }
             let is_stopped = record.phase == WorkerPhase::Stopped && self.groups.is_finished(node);
-            match (is_stopped, record.is_stopped) {
-                (true, false) => record.shared.set_ended(record.last_exit()),
-                (false, true) => record.shared.clear_end(),
-                (true, true) | (false, false) => {}
+            if is_stopped {
+                let next = record.gave_up.take().map_or(AfterExit::Finished, AfterExit::GaveUp);
+                record.publish_end(next, cx.sink);
+            } else if record.has_ended() {
+                record.end = EndState::Reported;
+                record.shared.clear_end();
             }
-            record.is_stopped = is_stopped;
         }
     }
 

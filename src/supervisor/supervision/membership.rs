@@ -18,7 +18,7 @@ use crate::{
             Supervision, SupervisionContext,
             restart::next_seed,
             shutdown::Phase,
-            worker::{DesiredState, WorkerPhase, WorkerRecord},
+            worker::{DesiredState, EndState, WorkerPhase, WorkerRecord},
         },
         worker::SharedWorker,
     },
@@ -38,6 +38,10 @@ impl Supervision {
             if let Err(error) = self.add_member(group, shared, spec, cx) {
                 // In reverse, since later members may depend on earlier ones. None of them has been started.
                 for (shared, _) in workers.iter().take(at).rev() {
+                    if let Some(record) = self.workers.get_mut(&shared.id()) {
+                        // The caller has the error.
+                        record.end = EndState::Reported;
+                    }
                     self.handle_group_input(GroupInput::Remove(NodeId::Member(shared.id())), cx);
                 }
                 return Err(error);
@@ -121,6 +125,8 @@ impl Supervision {
                 Ok(()) | Err(_) => None,
             };
         }
+        // The caller has the error.
+        record.end = EndState::Reported;
         if record.is_member {
             record.phase = WorkerPhase::Stopped;
             self.handle_group_input(GroupInput::Remove(NodeId::Member(worker)), cx);
@@ -155,7 +161,7 @@ impl Supervision {
             return Err(GroupError::Rejected { reason });
         }
         let Some(record) = self.workers.get_mut(&worker) else { return Ok(Vec::new()) };
-        let before = (record.is_stopped || record.desired == DesiredState::Stop)
+        let before = (record.has_ended() || record.desired == DesiredState::Stop)
             .then(|| (Arc::clone(&record.shared), record.shared.incarnation()));
         if before.is_some() {
             record.reset_restarts();

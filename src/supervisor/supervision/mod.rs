@@ -21,7 +21,10 @@ use crate::{
         process_trees::ProcessTrees,
         reactor::{Reactor, arena::Key},
         spawner::Spawner,
-        supervision::{shutdown::Shutdown, worker::WorkerRecord},
+        supervision::{
+            shutdown::Shutdown,
+            worker::{UnreportedEnd, WorkerRecord},
+        },
         worker::group::SharedGroup,
     },
 };
@@ -60,6 +63,8 @@ pub(crate) struct Supervision {
     pub(crate) group_handles: HashMap<GroupId, Arc<SharedGroup>>,
     /// Inputs of the groups that are still to be handled.
     pub(crate) group_inputs: VecDeque<transition::GroupInput>,
+    /// The end of an incarnation of the member `cause`, until its group has decided.
+    pub(crate) unreported_end: Option<UnreportedEnd>,
     /// The member that exited last; events of groups name it.
     pub(crate) cause: WorkerId,
     /// Workers whose restart waits for room in their window.
@@ -74,6 +79,7 @@ impl Supervision {
             groups: no_groups(),
             group_handles: HashMap::new(),
             group_inputs: VecDeque::new(),
+            unreported_end: None,
             cause: WorkerId::SUPERVISOR,
             delayed_restarts: Vec::new(),
         }

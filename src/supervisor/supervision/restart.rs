@@ -6,6 +6,7 @@ use crate::{
     launch::error::SpawnError,
     policy::{
         lifecycle::StopRequest,
+        restart::AfterExit,
         restart_history::{RestartDecision, RunEnd},
     },
     supervisor::{
@@ -21,7 +22,7 @@ use crate::{
         supervision::{
             Supervision, SupervisionContext,
             shutdown::Shutdown,
-            worker::{DesiredState, WorkerPhase, WorkerRecord},
+            worker::{DesiredState, EndState, UnreportedEnd, WorkerPhase, WorkerRecord},
         },
         worker::SharedWorker,
     },
@@ -55,6 +56,7 @@ impl Supervision {
                 record.phase = WorkerPhase::Running(key);
                 // Failed starts are not counted.
                 record.restarts.count += u32::from(shared.incarnation() > 1);
+                record.end = EndState::Unreported;
                 record.answer_first_start();
                 record.desired == DesiredState::Run
             }
@@ -133,16 +135,15 @@ impl Supervision {
         cx: &mut SupervisionContext<'_>,
     ) {
         let Some(record) = self.workers.get_mut(&worker) else { return };
-        let cause = match end {
+        let (cause, end) = match end {
             IncarnationEnd::Exited { exit, unhealthy } => {
                 let (status, ran) = (exit.status, exit.duration);
                 let cause = if unhealthy { RunEnd::Unhealthy { ran } } else { RunEnd::Exited { status, ran } };
-                record.last = Some((exit, now()));
-                cause
+                record.last = Some((Arc::clone(&exit), now()));
+                (cause, UnreportedEnd::Exited(exit))
             }
             IncarnationEnd::SpawnFailed(error) => {
                 let Some(error) = self.refuse_member(worker, error, cx) else { return };
-                let Some(record) = self.workers.get(&worker) else { return };
                 let cause = if error.is_permanent() {
                     RunEnd::Unstartable
                 } else if error.is_shortage() {
@@ -150,31 +151,55 @@ impl Supervision {
                 } else {
                     RunEnd::StartFailed
                 };
-                let number = record.shared.incarnation();
-                let kind = EventKind::SpawnFailed(Arc::new(error));
-                cx.sink.send(Event::of(&record.shared, number + 1, kind));
-                cause
+                (cause, UnreportedEnd::SpawnFailed(Arc::new(error)))
             }
         };
         let Some(record) = self.workers.get_mut(&worker) else { return };
         if record.is_member {
-            return self.on_member_end(worker, cause, cx);
+            return self.on_member_end(worker, cause, end, cx);
         }
         let decision = if cx.shutdown.is_terminating() {
             RestartDecision::Finish
         } else {
             record.decide(cause, cx.reactor.clock.now())
         };
-        match decision {
-            RestartDecision::Finish => self.end(worker, cx),
-            RestartDecision::GiveUp(why) => {
-                self.report(worker, EventKind::GaveUp(why), cx);
-                self.end(worker, cx);
+        let next = AfterExit::from(decision);
+        self.report_end(worker, end, next, cx);
+        match next {
+            AfterExit::Restart { after } => self.wait_for_restart(worker, after, cx),
+            AfterExit::Finished | AfterExit::GaveUp(_) => self.end(worker, cx),
+        }
+    }
+
+    /// Sends the last event of an incarnation or of a start that failed. If the worker does not run again, its end is published with it.
+    pub(crate) fn report_end(
+        &mut self,
+        worker: WorkerId,
+        end: UnreportedEnd,
+        next: AfterExit,
+        cx: &mut SupervisionContext<'_>,
+    ) {
+        let Some(record) = self.workers.get_mut(&worker) else { return };
+        let number = record.shared.incarnation();
+        if let UnreportedEnd::Exited(exit) = &end {
+            // Before the event: its consumer must find no pending call.
+            record.shared.route_calls(|calls| match next {
+                AfterExit::Restart { after } => calls.schedule_start(after),
+                AfterExit::Finished | AfterExit::GaveUp(_) => calls.ended(exit),
+            });
+            record.shared.incarnation_exited(exit);
+        }
+        let event = match end {
+            UnreportedEnd::Exited(exit) => Event::of(&record.shared, number, EventKind::Exited { exit, next }),
+            UnreportedEnd::SpawnFailed(error) => {
+                Event::of(&record.shared, number + 1, EventKind::SpawnFailed { error, next })
             }
-            RestartDecision::Restart { after } | RestartDecision::Postpone { after } => {
-                self.report(worker, EventKind::Restarting { after }, cx);
-                self.wait_for_restart(worker, after, cx);
-            }
+        };
+        if next.is_final() {
+            record.send_final(event, cx.sink);
+        } else {
+            record.end = EndState::Unreported;
+            cx.sink.send(event);
         }
     }
 
@@ -251,16 +276,15 @@ impl Supervision {
 
     /// Ends a worker for good.
     pub(crate) fn end(&mut self, worker: WorkerId, cx: &mut SupervisionContext<'_>) {
-        let Some(record) = self.workers.remove(&worker) else { return };
+        let Some(mut record) = self.workers.remove(&worker) else { return };
         cx.reactor.timers.cancel(Timer::Restart(worker));
+        record.publish_end(AfterExit::Finished, cx.sink);
         cx.sink.trace.remove_worker(worker);
-        // After the last event: a caller that has waited for the end finds it in the channel.
-        record.shared.set_ended(record.last_exit());
     }
 
     /// Whether no worker runs, and none can be started.
     pub(crate) fn is_over(&self, shutdown: &Shutdown) -> bool {
-        shutdown.is_closed && self.workers.values().all(|record| record.is_stopped)
+        shutdown.is_closed && self.workers.values().all(WorkerRecord::has_ended)
     }
 }
 

@@ -2,12 +2,17 @@
 
 use crate::{
     exit::{Exit, ExitStatus},
+    launch::error::SpawnError,
     policy::{
-        restart::GiveUpReason,
+        restart::{AfterExit, GiveUpReason},
         restart_history::{RestartDecision, RestartHistory, RunEnd},
     },
     supervisor::{
         clock::now,
+        events::{
+            event::{Event, EventKind},
+            sink::EventSink,
+        },
         reactor::arena::Key,
         spec::{SharedSpec, group::GroupError},
         worker::SharedWorker,
@@ -44,6 +49,24 @@ pub(crate) enum WorkerPhase {
     Stopped,
 }
 
+/// The end of an incarnation, until it is decided what happens to the worker.
+#[derive(Debug)]
+pub(crate) enum UnreportedEnd {
+    Exited(Arc<Exit>),
+    SpawnFailed(Arc<SpawnError>),
+}
+
+/// How far the end of a worker has been reported.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum EndState {
+    /// The final event of the present run has not been sent.
+    Unreported,
+    /// The final event has been sent, or none is due. Siblings restart the worker: it has another final event if it starts.
+    Reported,
+    /// The final event has been sent, and the handles know the end.
+    Published,
+}
+
 /// The restarts of one worker.
 #[derive(Debug)]
 pub(crate) struct Restarts {
@@ -72,8 +95,7 @@ pub(crate) struct WorkerRecord {
     pub(crate) last: Option<(Arc<Exit>, Instant)>,
     /// It belongs to a group, which decides when it starts.
     pub(crate) is_member: bool,
-    /// It is published as ended, until its group starts it again.
-    pub(crate) is_stopped: bool,
+    pub(crate) end: EndState,
     /// The stop timeout of its group has expired during its start.
     pub(crate) is_overdue: bool,
     /// It gave up, but a restart of a group may start it again.
@@ -92,7 +114,7 @@ impl WorkerRecord {
             restarts: Restarts::new(RestartHistory::new(spec.restart.clone(), seed)),
             last: None,
             is_member: false,
-            is_stopped: false,
+            end: EndState::Unreported,
             is_overdue: false,
             gave_up: None,
             first_start: None,
@@ -127,6 +149,33 @@ impl WorkerRecord {
     /// Returns the last exit and its time, which can be long before the end of its group.
     pub(crate) fn last_exit(&self) -> (Arc<Exit>, Instant) {
         self.last.clone().unwrap_or_else(|| (Arc::new(Exit::of(ExitStatus::NeverStarted)), now()))
+    }
+
+    /// Sends the final event of the present run, and publishes the end with it.
+    pub(crate) fn send_final(&mut self, event: Event, sink: &mut EventSink) {
+        self.end = EndState::Published;
+        sink.send_final(event, &self.shared, self.last_exit());
+    }
+
+    /// Publishes the end of a worker that has no process and is not started again: with the final event of the present run, unless it
+    /// has been sent.
+    pub(crate) fn publish_end(&mut self, next: AfterExit, sink: &mut EventSink) {
+        match self.end {
+            EndState::Published => {}
+            EndState::Reported => {
+                self.end = EndState::Published;
+                self.shared.set_ended(self.last_exit());
+            }
+            EndState::Unreported => {
+                let event = Event::of(&self.shared, self.shared.incarnation(), EventKind::NotStarted { next });
+                self.send_final(event, sink);
+            }
+        }
+    }
+
+    /// Whether it is published as ended, until its group starts it again.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.end == EndState::Published
     }
 
     /// Returns the key of the running incarnation.

@@ -152,8 +152,17 @@ impl SharedWorker {
 
     /// Sets the end of the worker, and wakes the waiters.
     pub(crate) fn set_ended(&self, last: (Arc<Exit>, Instant)) {
+        self.end_with(last, || ());
+    }
+
+    /// As [`set_ended`](Self::set_ended), and sends the final event at the same moment: a caller that has received the event finds the
+    /// end, and one that has waited for the end finds the event in the channel.
+    pub(crate) fn end_with(&self, last: (Arc<Exit>, Instant), send: impl FnOnce()) {
         self.route_calls(|calls| calls.ended(&last.0));
-        lock(&self.current).ended = Some(last);
+        let mut current = lock(&self.current);
+        current.ended = Some(last);
+        send();
+        drop(current);
         self.wake();
     }
 

@@ -10,7 +10,7 @@ use pipewright::{
     AutoShutdown, Backoff, DependencyCondition, Event, EventKind, ExitMatch, ExitStatus, GroupError, GroupPolicy,
     OutputMode, Readiness, Restart, RestartPolicy, StdinMode, StopPolicy, StopStep, StoppedWorker, Strategy, Worker,
     WorkerGroup, WorkerSpec,
-    events::GiveUpReason,
+    events::{AfterExit, GiveUpReason},
     status::{GroupEndReason, GroupState, WorkerState},
 };
 use std::{sync::mpsc, thread, time::Duration};
@@ -48,7 +48,7 @@ fn outline(events: &[Event], workers: &[&Worker]) -> Vec<String> {
         .iter()
         .filter_map(|event| match &event.kind {
             EventKind::Started { .. } => Some(format!("{} starts", name(event))),
-            EventKind::Exited(_) => Some(format!("{} ends", name(event))),
+            EventKind::Exited { .. } => Some(format!("{} ends", name(event))),
             EventKind::DependencyFailed { .. } => Some(format!("{} dependency failed", name(event))),
             EventKind::GroupGaveUp(_) => Some("gave up".into()),
             EventKind::GroupRestarting(_) => Some("restarting".into()),
@@ -180,7 +180,7 @@ both_ways! {
             started(&mut story, &fatal, 1);
             drop(fatal.take_stdin());
             let why = story.find(|event| match event.kind {
-                EventKind::GaveUp(why) if event.worker == fatal.id() => Some(why),
+                EventKind::Exited { next: AfterExit::GaveUp(why), .. } if event.worker == fatal.id() => Some(why),
                 _ => None,
             });
             assert_eq!(why, GiveUpReason::FatalCode);
@@ -296,7 +296,7 @@ both_ways! {
         assert!(other.wait_incarnation(1, DEADLINE), "{:?}", story.told);
         assert!(reading.wait_timeout(DEADLINE).expect("an exit").success(), "the FIFO has no writer");
         let error = story.find(|event| match event.kind {
-            EventKind::SpawnFailed(error) if event.worker == writing.id() => Some(error),
+            EventKind::SpawnFailed { error, .. } if event.worker == writing.id() => Some(error),
             _ => None,
         });
         assert_eq!(error.io_error().and_then(std::io::Error::raw_os_error), Some(libc::ENXIO), "the FIFO has no reader");
@@ -365,7 +365,7 @@ both_ways! {
         let slow = outer.add(ignores_sigterm(way).restart(Restart::Always).name("slow")).unwrap();
         assert!(slow.wait_ready(DEADLINE), "{:?}", story.told);
         let restarting = outer.restart();
-        story.find(|event| (event.worker == within.id() && matches!(event.kind, EventKind::Exited(_))).then_some(()));
+        story.find(|event| (event.worker == within.id() && matches!(event.kind, EventKind::Exited { .. })).then_some(()));
         // Answered after that exit was handled.
         let state = inner.status().expect("a group");
         assert_eq!((state.state, state.members[0].state), (GroupState::Waiting, WorkerState::Waiting));
@@ -396,9 +396,11 @@ both_ways! {
         let end = story.find(|event| {
             match event.kind {
                 EventKind::Started { .. } => starts += 1,
-                EventKind::Restarting { after } => pauses += u32::from(!after.is_zero()),
+                EventKind::Exited { next: AfterExit::Restart { after }, .. } => pauses += u32::from(!after.is_zero()),
                 EventKind::GroupGaveUp(_) => gave_up += 1,
-                EventKind::GaveUp(_) => panic!("no fatal end and no intensity of its own: {event:?}"),
+                EventKind::Exited { next: AfterExit::GaveUp(_), .. } => {
+                    panic!("no fatal end and no intensity of its own: {event:?}")
+                }
                 EventKind::GroupEnded(id) if id == outer.id() => return Some(outer.wait()),
                 _ => {}
             }
@@ -519,9 +521,9 @@ both_ways! {
             started(&mut story, &worker, incarnation);
             drop(worker.take_stdin());
             story.find(|event| {
-                assert!(!matches!(event.kind, EventKind::GaveUp(_)) || incarnation == 2, "{event:?}");
+                assert!(!event.kind.is_final() || incarnation == 2, "{event:?}");
                 match event.kind {
-                    EventKind::GaveUp(why) => reasons.push(why),
+                    EventKind::Exited { next: AfterExit::GaveUp(why), .. } => reasons.push(why),
                     EventKind::GroupRestarting(id) if id == inner.id() => return Some(()),
                     EventKind::GroupEnded(id) if id == outer.id() => return Some(()),
                     _ => {}
@@ -607,7 +609,7 @@ both_ways! {
         for worker in &workers {
             assert!(worker.wait_incarnation(1, DEADLINE));
             drop(worker.take_stdin());
-            story.find(|event| (event.worker == worker.id() && matches!(event.kind, EventKind::Exited(_))).then_some(()));
+            story.find(|event| (event.worker == worker.id() && matches!(event.kind, EventKind::Exited { .. })).then_some(()));
         }
         assert_eq!(group.wait_timeout(DEADLINE), Some(GroupEndReason::GaveUp), "{:?}", story.told);
     }

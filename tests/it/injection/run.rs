@@ -201,7 +201,7 @@ impl Ledger {
                 drop(request.reply(&question));
             }
             kind => {
-                of.exits += usize::from(matches!(kind, EventKind::Exited(_)));
+                of.exits += usize::from(matches!(kind, EventKind::Exited { .. }));
                 of.others.push(format!("{kind:?}").chars().take(300).collect());
             }
         }

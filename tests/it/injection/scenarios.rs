@@ -136,7 +136,6 @@ fn restart(run: &Run) {
     let exit = host.exit_after(&worker, 3);
     run.check(exit.success(), || format!("the third time it ended well: {exit}"));
     let seen = host.seen(&worker);
-    run.check(!seen.others.iter().any(|event| event.contains("GaveUp")), || format!("{seen:?}"));
     run.check(seen.exits == 3, || format!("three exits, one for each of its lives: {seen:?}"));
     run.aside(|| drop(tally));
 }

@@ -5,7 +5,10 @@
 use crate::{
     exit::{Exit, ExitStatus},
     ids::WorkerId,
-    policy::stop::{StopPolicy, StopStage},
+    policy::{
+        restart::AfterExit,
+        stop::{StopPolicy, StopStage},
+    },
     supervisor::{
         control::call_span::TARGET,
         events::event::{Event, EventKind},
@@ -112,17 +115,20 @@ impl Trace {
             }
             EventKind::WatchdogTimeout => note!(WARN, span, "watchdog timeout"),
             EventKind::RuntimeExceeded { after } => note!(WARN, span, after_ms = ms(*after), "runtime exceeded"),
-            EventKind::Exited(exit) => exited(span, exit, self.is_ending(event.worker)),
+            EventKind::Exited { exit, next } => exited(span, exit, *next, self.is_ending(event.worker)),
             EventKind::DependencyFailed { on } => note!(WARN, span, on = on.0, "dependency failed"),
             EventKind::GroupGaveUp(group) => note!(ERROR, span, group = group.0, "group gave up"),
             EventKind::GroupRestarting(group) => note!(INFO, span, group = group.0, "group restarting"),
             EventKind::GroupEnded(group) => note!(INFO, span, group = group.0, "group ended"),
-            EventKind::Restarting { after } => note!(INFO, span, after_ms = ms(*after), "restarting"),
-            EventKind::SpawnFailed(error) => {
+            EventKind::SpawnFailed { error, next } => {
                 let error: &(dyn Error + 'static) = &**error;
-                note!(WARN, span, error, "spawn failed");
+                note!(WARN, span, error, %next, "spawn failed");
+                gave_up(span, *next);
             }
-            EventKind::GaveUp(reason) => note!(ERROR, span, ?reason, "gave up"),
+            EventKind::NotStarted { next } => {
+                note!(INFO, span, %next, "not started");
+                gave_up(span, *next);
+            }
             EventKind::Warning(warning) => note!(WARN, span, %warning, "warning"),
         }
     }
@@ -196,7 +202,7 @@ fn is_talk(kind: &EventKind) -> bool {
     )
 }
 
-fn exited(span: &Span, exit: &Exit, is_expected: bool) {
+fn exited(span: &Span, exit: &Exit, next: AfterExit, is_expected: bool) {
     if !exit.leaked_streams.is_empty() || !exit.survivors.is_empty() {
         note!(WARN, span, leaks = exit.leaked_streams.len(), survivors = exit.survivors.len(), "left something behind");
     }
@@ -213,6 +219,7 @@ fn exited(span: &Span, exit: &Exit, is_expected: bool) {
                 signal = exit.signal(),
                 duration_ms = ms(exit.duration),
                 oom_killed = exit.oom_killed,
+                %next,
                 "exited"
             )
         };
@@ -223,6 +230,13 @@ fn exited(span: &Span, exit: &Exit, is_expected: bool) {
         exited!(INFO);
     } else {
         exited!(WARN);
+    }
+    gave_up(span, next);
+}
+
+fn gave_up(span: &Span, next: AfterExit) {
+    if let AfterExit::GaveUp(reason) = next {
+        note!(ERROR, span, ?reason, "gave up");
     }
 }
 
