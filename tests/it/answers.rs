@@ -442,3 +442,34 @@ fn p09_remains_of_killed_hosts_are_removed() {
     let left = sockets();
     assert!(left.iter().all(|path| of_living.contains(path)), "{left:?}");
 }
+
+#[test]
+fn p15_requests_of_a_batch_are_answered_by_one_array() {
+    let mut story = Story::new();
+    let (_worker, socket) = connected(&mut story, passive());
+    let mut lines = BufReader::new(socket.try_clone().unwrap()).lines();
+    let request = |id: Value, method: &str| json!({"jsonrpc": "2.0", "id": id, "method": method});
+    let note = json!({"jsonrpc": "2.0", "method": "note"});
+    let batch = json!([request(json!("a"), "first"), request(json!(7), "ping"), note, 5, request(json!(8), "second")]);
+    writeln!(&socket, "{batch}").unwrap();
+    let mut requests: Vec<_> = (0..2)
+        .map(|_| {
+            story.find(|event| match event.kind {
+                EventKind::Request(request) => Some(*request),
+                _ => None,
+            })
+        })
+        .collect();
+    requests.pop().unwrap().reply(&2).unwrap();
+    // Dropped, which is an error.
+    drop(requests);
+    let mut answers: Vec<Value> = serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap();
+    let failed = answers.pop().unwrap();
+    let answer = |id, result| json!({"jsonrpc": "2.0", "id": id, "result": result});
+    assert_eq!(answers, [answer(7, Value::Null), answer(8, json!(2))]);
+    assert_eq!((&failed["id"], &failed["error"]["code"]), (&json!("a"), &json!(-32603)));
+    // Notifications alone are not answered.
+    writeln!(&socket, "[{note}]").unwrap();
+    writeln!(&socket, "{}", request(json!(9), "ping")).unwrap();
+    assert_eq!(serde_json::from_str::<Value>(&lines.next().unwrap().unwrap()).unwrap(), answer(9, Value::Null));
+}

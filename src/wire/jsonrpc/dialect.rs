@@ -78,7 +78,9 @@ impl Dialect {
     pub(super) fn cancelled_id(self, params: Option<&RawValue>) -> Option<RequestId> {
         match self {
             Self::Pipewright | Self::Lsp | Self::Messages => protocol::cancelled_id(params),
-            Self::Mcp => serde_json::from_str::<McpCancelled>(params?.get()).ok().map(|one| RequestId(one.request_id)),
+            Self::Mcp => {
+                serde_json::from_str::<McpCancelled>(params?.get()).ok().map(|one| RequestId::new(one.request_id))
+            }
         }
     }
 }

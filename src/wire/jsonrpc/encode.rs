@@ -68,14 +68,18 @@ pub(crate) fn notification<P: Serialize + ?Sized>(method: &str, params: &P) -> R
 
 pub(crate) fn response<R: Serialize + ?Sized>(id: &RequestId, result: &R) -> Result<Vec<u8>, serde_json::Error> {
     line::<(), R>(&OutgoingMessage {
-        id: Some(OutgoingId::Peer(&id.0)),
+        id: Some(OutgoingId::Peer(&id.raw)),
         result: Some(result),
         ..OutgoingMessage::EMPTY
     })
 }
 
 pub(crate) fn error_response(id: &RequestId, error: &RpcError) -> Result<Vec<u8>, serde_json::Error> {
-    line::<(), ()>(&OutgoingMessage { id: Some(OutgoingId::Peer(&id.0)), error: Some(error), ..OutgoingMessage::EMPTY })
+    line::<(), ()>(&OutgoingMessage {
+        id: Some(OutgoingId::Peer(&id.raw)),
+        error: Some(error),
+        ..OutgoingMessage::EMPTY
+    })
 }
 
 /// The answer to a line that is not a request, or whose id is unknown: an error whose id is null.

@@ -68,7 +68,10 @@ impl<C> RpcEndpoint<C> {
             RpcMessage::Response { id, outcome } => answer(self.calls.answer(id), outcome),
             RpcMessage::UnidentifiedError(failure) => answer(self.calls.answer_without_id(), Err(failure)),
             RpcMessage::Request { id, method, .. } if self.dialect.ping() == Some(&method) => {
-                reply(self.dialect.pong(&id))
+                match (self.dialect.pong(&id), &id.batch) {
+                    (Ok(pong), Some(batch)) => batch.add(&pong).map_or(Received::Done, Received::Reply),
+                    (pong, _) => reply(pong),
+                }
             }
             RpcMessage::Request { id, method, params } => {
                 let cancelled = self.requests.begin(id.text());

@@ -1,18 +1,26 @@
 //! Parses one line.
 
-use super::error::RpcFailure;
+use super::{batch_reply::BatchReply, error::RpcFailure};
 use crate::wire::decode::decode;
 use serde::Deserialize;
 use serde_json::value::RawValue;
-use std::borrow::Cow;
+use std::{borrow::Cow, sync::Arc};
 
 /// The id of a request: any JSON that its sender chose, returned unchanged.
 #[derive(Debug, Clone)]
-pub(crate) struct RequestId(pub(super) Box<RawValue>);
+pub(crate) struct RequestId {
+    pub(super) raw: Box<RawValue>,
+    /// Where the answer goes if the request is part of a batch.
+    pub(super) batch: Option<Arc<BatchReply>>,
+}
 
 impl RequestId {
+    pub(super) fn new(raw: Box<RawValue>) -> Self {
+        Self { raw, batch: None }
+    }
+
     pub(crate) fn text(&self) -> &str {
-        self.0.get()
+        self.raw.get()
     }
 }
 
@@ -73,7 +81,7 @@ impl RpcMessage {
                 if id.get().starts_with(['{', '[', 't', 'f']) {
                     return None;
                 }
-                Some(Self::Request { id: RequestId(id.to_owned()), method: method.into_owned(), params })
+                Some(Self::Request { id: RequestId::new(id.to_owned()), method: method.into_owned(), params })
             }
             (Some(method), None) => Some(Self::Notification { method: method.into_owned(), params }),
             (None, Some(id)) => {

@@ -10,6 +10,7 @@ pub(crate) mod hello; // the first line of a worker and its answer
 pub(crate) mod address; // the address of a control pipe
 pub(crate) mod dialect; // cancellation and pings of other protocols
 pub(crate) mod stdio_protocol; // JSON-RPC on standard streams
+pub(crate) mod batch_reply; // the answers to a batch
 pub(crate) mod pending; // open calls and requests
 pub(crate) mod completion; // the outcome of one call
 pub(crate) mod endpoint; // the state machine of one side of a connection

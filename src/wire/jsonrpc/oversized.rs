@@ -32,7 +32,7 @@ impl OversizedMessage {
         let id = header.id?;
         let text = format!("a line longer than the {limit} bytes allowed");
         if header.is_request {
-            return Some(Self::Request(RequestId(id), RpcError::new(INVALID_REQUEST, text)));
+            return Some(Self::Request(RequestId::new(id), RpcError::new(INVALID_REQUEST, text)));
         }
         let refusal = RpcFailure::Invalid(DecodeError::json(&error.excerpt, serde::de::Error::custom(text)));
         Some(Self::Response(own_id(id.get())?, refusal))

@@ -27,7 +27,7 @@ pub(super) struct Cancel {
 /// The id of the cancelled request, from the parameters of [`CANCEL`].
 pub(crate) fn cancelled_id(params: Option<&RawValue>) -> Option<RequestId> {
     let cancel = serde_json::from_str::<Cancel>(params?.get()).ok()?;
-    Some(RequestId(cancel.id))
+    Some(RequestId::new(cancel.id))
 }
 
 /// The parameters of [`EXTEND`].

@@ -1,9 +1,10 @@
 //! The lines of a connection as messages.
 
 use super::{
+    batch_reply::BatchReply,
     encode,
     error::{INVALID_REQUEST, PARSE_ERROR, RpcError},
-    message::RpcMessage,
+    message::{RequestId, RpcMessage},
 };
 use crate::wire::framing::{
     Framing,
@@ -13,6 +14,7 @@ use crate::wire::framing::{
 };
 use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
+use std::sync::Arc;
 
 /// Splits the bytes of a connection into messages, whatever pieces they arrive in.
 #[derive(Debug)]
@@ -73,6 +75,15 @@ impl RpcReader {
     }
 }
 
+impl RpcInput {
+    fn request_id(&mut self) -> Option<&mut RequestId> {
+        match self {
+            Self::Message(RpcMessage::Request { id, .. }, _) => Some(id),
+            Self::Message(..) | Self::Error(_) => None,
+        }
+    }
+}
+
 impl RpcLine<'_> {
     /// No bytes, for a message whose line is no longer available.
     pub(crate) const NONE: RpcLine<'static> = RpcLine { bytes: &[], offset: 0 };
@@ -98,9 +109,15 @@ impl RpcLine<'_> {
         let members: Option<Vec<&RawValue>> = if is_array { serde_json::from_slice(self.bytes).ok() } else { None };
         match members {
             Some(members) if !members.is_empty() => {
-                for member in members {
-                    let line = RpcLine { bytes: member.get().as_bytes(), offset: self.offset };
-                    receive(line.parse(), line);
+                let lines = members.iter().map(|one| RpcLine { bytes: one.get().as_bytes(), offset: self.offset });
+                let mut inputs: Vec<_> = lines.map(|line| (line.parse(), line)).collect();
+                let mut ids: Vec<_> = inputs.iter_mut().filter_map(|(input, _)| input.request_id()).collect();
+                let batch = Arc::new(BatchReply::new(ids.len()));
+                for id in &mut ids {
+                    id.batch = Some(Arc::clone(&batch));
+                }
+                for (input, line) in inputs {
+                    receive(input, line);
                 }
             }
             _ => receive(self.parse(), self),

@@ -1,6 +1,7 @@
 //! Requests and notifications of the peer.
 
 use super::{
+    batch_reply::BatchReply,
     encode,
     error::{CallError, INTERNAL_ERROR, REQUEST_CANCELLED, RpcError},
     message::RequestId,
@@ -194,16 +195,33 @@ impl PendingReply {
     fn answer(&mut self, line: Vec<u8>) -> Result<(), CallError> {
         self.is_answered = true;
         self.sender.request_answered(self.id.text());
+        if let Some(batch) = &self.id.batch {
+            return self.answer_in_batch(batch, line);
+        }
         match self.sender.send_line(line) {
             Err(CallError::QueueFull { queued }) => {
                 let text = format!("answer dropped: {queued} bytes have not been read yet");
-                let error = RpcError::new(INTERNAL_ERROR, text);
-                let line = encode::error_response(&self.id, &error).map_err(CallError::Encode)?;
-                self.sender.send_reply(line)?;
+                self.sender.send_reply(self.dropped(text)?)?;
                 Err(CallError::QueueFull { queued })
             }
             posted => posted,
         }
+    }
+
+    /// The answers of a batch are sent with the last one.
+    fn answer_in_batch(&self, batch: &BatchReply, line: Vec<u8>) -> Result<(), CallError> {
+        let fits = batch.has_room(line.len());
+        let queued = line.len();
+        let line = if fits { line } else { self.dropped("answer dropped: its batch has too many bytes".to_owned())? };
+        if let Some(all) = batch.add(&line) {
+            self.sender.send_reply(all)?;
+        }
+        if fits { Ok(()) } else { Err(CallError::QueueFull { queued }) }
+    }
+
+    /// The answer instead of one for which there is no room.
+    fn dropped(&self, reason: String) -> Result<Vec<u8>, CallError> {
+        encode::error_response(&self.id, &RpcError::new(INTERNAL_ERROR, reason)).map_err(CallError::Encode)
     }
 }
 

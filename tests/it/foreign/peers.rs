@@ -92,6 +92,8 @@ fn answers(worker: &Worker) {
 }
 
 fn killed_ends_its_calls((mut story, worker): (Story, Worker), method: &str, params: &Value) {
+    // A call that was not sent yet would wait for the next incarnation.
+    assert_eq!(worker.call::<_, i64>("add", &[1], DEADLINE).unwrap(), 1);
     let call = worker.start_call(method, params).unwrap();
     worker.kill().unwrap();
     match call.wait::<Value>(DEADLINE) {
