@@ -26,7 +26,8 @@
 //!   worker; each restart begins the next one.
 //! * A [`Message`] is one frame, by default one JSON line, that a worker writes to the pipe named on its command line. A [`Line`] is a line of its
 //!   captured standard output or error; [`OutputBytes`] are what it wrote there, undivided.
-//! * A [`Request`] or [`Notification`] arrives from a worker over its control connection, which carries JSON-RPC 2.0 both ways.
+//! * A [`Request`] or [`Notification`] arrives from a worker over its control connection, which carries JSON-RPC 2.0 both ways: as an
+//!   event, or in a handler ([`Supervisor::serve`]).
 //! * [`Parent`] is the worker's side of all this. Linking it is optional: any program that takes a file descriptor number can be a worker.
 //! * A [`WorkerGroup`] starts workers in the order of their dependencies, stops them in reverse, and restarts them by a [`Strategy`], as in OTP.
 //! * A [`Process`] is one child without a supervisor ([`WorkerSpec::spawn_unsupervised`]).
@@ -130,7 +131,8 @@
 //! * An answer to a call arrives behind the requests and notifications that the worker sent before it. The event loop reads up to
 //!   [`control_window`](WorkerSpec::control_window) of them ahead of the consumer, by default 8 MiB. If that is full and no event was
 //!   received for 100 ms, calls of this worker fail with [`CallError::EventsUnreceived`]. A call of the thread that receives the events
-//!   fails with it at its timeout if the worker calls back meanwhile.
+//!   fails with it at its timeout if the worker calls back meanwhile. With a handler ([`Supervisor::serve`], [`Worker::serve`]) no call
+//!   depends on the consumer of events.
 //!
 //! # What dropping does
 //!
@@ -141,6 +143,7 @@
 //! | [`Message`], [`Line`], [`OutputBytes`] | Returns its bytes to the worker's window. |
 //! | [`Request`] | Answers with an error. |
 //! | [`PendingCall`], [`CallSet`] | Cancels the call, or the open calls. |
+//! | [`ServeGuard`] | Ends the handling of requests and notifications, and waits up to 5 s for handlers that run. |
 //! | [`Process`] | Kills it. |
 //! | [`Tunnel`](tunnel::Tunnel) | Ends its ssh. |
 //!
@@ -249,6 +252,7 @@ pub use supervisor::{
         batch::WorkerBatch,
         call_set::{CallSet, FinishedCall},
         group::WorkerGroup,
+        serve::ServeGuard,
         signals::SignalGuard,
         stop::{RestartHandle, StopHandle, StopReport, StoppedWorker},
         worker::Worker,

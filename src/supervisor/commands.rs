@@ -15,6 +15,7 @@ use crate::{
         worker::{
             SharedWorker,
             group::{GroupStatus, SharedGroup},
+            handlers::{HandlerQueue, HandlerScope},
             notify_socket::NotifySocket,
             process::WorkerProcess,
             status::SupervisorStatus,
@@ -24,7 +25,7 @@ use crate::{
 };
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use std::{
-    sync::Arc,
+    sync::{Arc, Weak},
     time::{Duration, Instant},
 };
 
@@ -54,6 +55,8 @@ pub(crate) enum Command {
     GroupStatus(GroupId, Sender<Option<GroupStatus>>),
     /// The inspector reports.
     ScanResult(Box<ScanResult>),
+    /// Passes requests and notifications to a handler.
+    Serve(HandlerScope, Weak<HandlerQueue>),
     /// Returns the status of all workers.
     Snapshot(Sender<SupervisorStatus>),
     /// Stops all workers. Returns those that have not ended.

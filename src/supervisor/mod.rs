@@ -34,6 +34,7 @@ use crate::{
         flow_control::FlowControl,
         handles::{
             group::WorkerGroup,
+            serve::ServeGuard,
             signals::SignalGuard,
             stop::{StopHandle, StopReport},
             worker::Worker,
@@ -43,11 +44,13 @@ use crate::{
             WorkerSpec,
             group::{GroupError, GroupPolicy},
         },
-        worker::{registry::WorkerRegistry, status::SupervisorStatus},
+        worker::{handlers::HandlerScope, registry::WorkerRegistry, status::SupervisorStatus},
     },
     sys::{deferred_close::DropInBackground, eventfd::Waker, this_process},
+    wire::jsonrpc::{error::RpcError, request::Request},
 };
 use crossbeam_channel::{Receiver, RecvTimeoutError};
+use serde::Serialize;
 use std::{
     io, mem,
     sync::Arc,
@@ -181,6 +184,45 @@ impl Supervisor {
     #[cfg(feature = "async")]
     pub fn event_stream(&self) -> EventStream {
         EventStream::new(self.events.clone(), self.event_tasks.slot())
+    }
+
+    /// Handles the requests and notifications of all workers, present and future, with a function on `threads` threads, or as many as the
+    /// system allows: the counterpart of [`Parent::serve`](crate::Parent::serve). They are no events then, so that calls do not depend on
+    /// the consumer of [`events`](Self::events). Returns at once; dropping the returned [`ServeGuard`] ends it.
+    ///
+    /// The function returns any type that serializes, and `?` converts every error into an [`RpcError`]. A panic is answered with an
+    /// error. [`ServeGuard`] describes the order, the backpressure and the precedence of handlers.
+    ///
+    /// ```no_run
+    /// use pipewright::{Pass, RpcError, Supervisor, WorkerSpec};
+    /// use serde_json::{Value, json};
+    /// use std::time::Duration;
+    ///
+    /// let supervisor = Supervisor::new()?;
+    /// let _serving = supervisor.serve(2, |worker, request| match request.method() {
+    ///     "log" => Ok(Value::Null), // a notification: the result is ignored
+    ///     "name" => Ok(json!(worker.name())),
+    ///     "read" => Ok(json!(std::fs::read_to_string(request.params::<[String; 1]>()?.concat())?)),
+    ///     other => Err(RpcError::method_not_found(other)),
+    /// })?;
+    /// let plugin = supervisor.spawn(WorkerSpec::new("./plugin").control(Pass::env("PIPEWRIGHT_CONTROL")))?;
+    /// let formatted: String = plugin.call("format", &["fn main(){}"], Duration::from_secs(5))?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// If no thread can be created.
+    #[doc(alias = "onRequest")]
+    #[doc(alias = "onNotification")]
+    pub fn serve<R: Serialize>(
+        &self,
+        threads: usize,
+        handler: impl Fn(&Worker, &Request) -> Result<R, RpcError> + Send + Sync + 'static,
+    ) -> io::Result<ServeGuard> {
+        let commands = self.commands.clone();
+        let handler = move |worker, request: &Request| handler(&Worker::new(worker, &commands), request);
+        ServeGuard::start((&self.commands, HandlerScope::AllWorkers), threads, handler)
     }
 
     /// Returns the worker of an event. A worker is found until its last event is sent, and then as long as a handle of it or an event other

@@ -44,7 +44,7 @@ fn hello(address: &str) -> (UnixStream, String) {
     (socket, format!("{}\n", json!({"jsonrpc": "2.0", "method": "hello", "params": {"key": key}})))
 }
 
-fn connected(story: &mut Story, spec: WorkerSpec) -> (Worker, UnixStream) {
+pub(crate) fn connected(story: &mut Story, spec: WorkerSpec) -> (Worker, UnixStream) {
     let (worker, address) = spawn(story, spec);
     let (mut socket, hello) = hello(&address);
     socket.write_all(hello.as_bytes()).unwrap();

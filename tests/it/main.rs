@@ -44,6 +44,7 @@ mod peers;
 mod pseudo_terminal;
 mod readme;
 mod real_programs;
+mod serving;
 mod shown;
 mod smuggling;
 mod standalone;

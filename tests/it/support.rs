@@ -342,6 +342,13 @@ pub(crate) fn switches() -> u64 {
     .sum()
 }
 
+/// The most memory that this process has had, in bytes.
+pub(crate) fn peak_memory() -> usize {
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    peak.trim().trim_end_matches(" kB").parse::<usize>().unwrap() << 10
+}
+
 /// A pseudo-random generator with a given seed, not zero: xorshift64, <https://www.jstatsoft.org/article/view/v008i14>.
 pub(crate) struct Chance(pub(crate) u64);
 

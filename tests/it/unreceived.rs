@@ -1,10 +1,10 @@
 //! Calls to workers whose events are not received.
 
-use crate::support::{DEADLINE, FIXTURE, Story, Way, alone, becomes_true};
+use crate::support::{DEADLINE, FIXTURE, Story, Way, alone, becomes_true, peak_memory};
 use pipewright::{CallError, EventKind, OutputMode, Pass, Supervisor, Worker, WorkerSpec};
 use serde_json::Value;
 use std::{
-    fs, thread,
+    thread,
     time::{Duration, Instant},
 };
 
@@ -41,12 +41,6 @@ fn unreceived(error: CallError) -> (usize, usize) {
         CallError::EventsUnreceived { events, bytes } => (events, bytes),
         error => panic!("{error:?}"),
     }
-}
-
-fn peak_memory() -> usize {
-    let status = fs::read_to_string("/proc/self/status").unwrap();
-    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
-    peak.trim().trim_end_matches(" kB").parse::<usize>().unwrap() << 10
 }
 
 #[test]

@@ -183,6 +183,7 @@ impl EventLoop {
             Command::Connection(event) => self.on_connection_event(event),
             Command::GroupStatus(group, answer) => drop(answer.send(self.group_status(group))),
             Command::Group(command) => self.supervise(|supervision, cx| supervision.execute_group(command, cx)),
+            Command::Serve(scope, queue) => self.sink.handlers.register(scope, queue),
             Command::ScanResult(result) => self.inspected(*result),
             // A send fails if the caller has timed out.
             Command::Snapshot(answer) => drop(answer.send(self.status())),

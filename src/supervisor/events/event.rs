@@ -5,7 +5,10 @@ use crate::{
     ids::{GroupId, WorkerId},
     launch::error::SpawnError,
     policy::{backpressure::EVENT_BYTES, readiness::ReadinessError, restart::AfterExit},
-    supervisor::{events::warning::Warning, worker::SharedWorker},
+    supervisor::{
+        events::warning::Warning,
+        worker::{SharedWorker, handlers::HandlerTask},
+    },
     wire::{
         credit::Permit,
         framing::error::FrameError,
@@ -69,6 +72,16 @@ impl Event {
     /// The worker whose window it counts against; `None` for messages, lines and other output.
     pub(crate) fn worker_shared(&self) -> Option<&SharedWorker> {
         self.held.as_ref().map(|held| &*held.shared)
+    }
+
+    /// A request or notification as a task for a handler.
+    pub(crate) fn into_task(self) -> Option<HandlerTask> {
+        let request = match self.kind {
+            EventKind::Request(request) => *request,
+            EventKind::Notification(notification) => Request::from(*notification),
+            _ => return None,
+        };
+        Some(HandlerTask { worker: self.held?.shared, request })
     }
 
     /// An event of the supervisor itself.

@@ -8,7 +8,10 @@ use crate::{
     supervisor::{
         events::{event::Event, trace::spans::Trace},
         flow_control::FlowControl,
-        worker::SharedWorker,
+        worker::{
+            SharedWorker,
+            handlers::{Handlers, WaitingCount},
+        },
     },
     wire::framing::batch::FrameBatch,
 };
@@ -24,6 +27,7 @@ pub(crate) struct EventSink {
     /// The events of a chunk before they are sent; reused to save allocations.
     pub(crate) ready: Vec<Event>,
     pub(crate) trace: Trace,
+    pub(crate) handlers: Handlers,
 }
 
 /// The sending side of the event channel.
@@ -47,7 +51,14 @@ impl EventSink {
             #[cfg(feature = "async")]
             tasks: EventTasks::default(),
         };
-        Self { events, sent: 0, batch: FrameBatch::default(), ready: Vec::new(), trace: Trace::default() }
+        Self {
+            events,
+            sent: 0,
+            batch: FrameBatch::default(),
+            ready: Vec::new(),
+            trace: Trace::default(),
+            handlers: Handlers::default(),
+        }
     }
 
     pub(crate) fn send(&mut self, event: Event) {
@@ -57,6 +68,19 @@ impl EventSink {
         }
         self.events.send_all([event]);
         self.sent += 1;
+    }
+
+    /// Passes a request or notification to its handler. Without a handler it is sent as an event, and true is returned.
+    pub(crate) fn deliver(&mut self, event: Event, waiting: &Arc<WaitingCount>) -> bool {
+        let Some(queue) = self.handlers.queue_of(event.worker) else {
+            self.send(event);
+            return true;
+        };
+        self.trace.record_event(&event);
+        if let Some(task) = event.into_task() {
+            queue.push(task, waiting);
+        }
+        false
     }
 
     /// The tasks that wait for events.

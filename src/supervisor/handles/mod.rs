@@ -7,6 +7,7 @@ pub(crate) mod event_stream;
 #[cfg(feature = "async")]
 pub(crate) mod futures;
 pub(crate) mod group;
+pub(crate) mod serve;
 pub(crate) mod signals;
 pub(crate) mod stop;
 pub(crate) mod worker;

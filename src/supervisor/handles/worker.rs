@@ -13,12 +13,19 @@ use crate::{
             call_span::CallSpan,
             connection::WhenDown,
         },
-        handles::stop::{RestartHandle, StopHandle},
+        handles::{
+            serve::ServeGuard,
+            stop::{RestartHandle, StopHandle},
+        },
         sync::lock,
-        worker::{SharedWorker, WaitOutcome, process::WorkerProcess},
+        worker::{SharedWorker, WaitOutcome, handlers::HandlerScope, process::WorkerProcess},
     },
     wire::{
-        jsonrpc::{completion::Completion, error::CallError},
+        jsonrpc::{
+            completion::Completion,
+            error::{CallError, RpcError},
+            request::Request,
+        },
         node_channel,
     },
 };
@@ -277,6 +284,24 @@ impl Worker {
     pub fn send<T: Serialize + ?Sized>(&self, message: &T) -> Result<(), CallError> {
         let channel = Caller { router: self.shared.channel()?, when_down: self.when_down };
         channel.send(node_channel::message(message))
+    }
+
+    /// As [`Supervisor::serve`](crate::Supervisor::serve), for this worker alone: the requests and notifications of all its incarnations.
+    /// It takes precedence over a handler of the supervisor, and has threads of its own.
+    ///
+    /// What the worker sent before this call is not passed on: to miss nothing of a worker that sends at once, use
+    /// [`Supervisor::serve`](crate::Supervisor::serve) before it is spawned.
+    ///
+    /// # Errors
+    ///
+    /// If no thread can be created.
+    pub fn serve<R: Serialize>(
+        &self,
+        threads: usize,
+        handler: impl Fn(&Request) -> Result<R, RpcError> + Send + Sync + 'static,
+    ) -> io::Result<ServeGuard> {
+        let scope = HandlerScope::Worker(self.shared.id);
+        ServeGuard::start((&self.commands, scope), threads, move |_, request| handler(request))
     }
 
     /// Takes our end of standard input, with [`StdinMode::Pipe`](crate::StdinMode::Pipe).

@@ -81,7 +81,7 @@ impl Incarnation {
         cx: &mut IncarnationContext<'_>,
     ) {
         let window = FlowControl::of_worker(self.spec.control_window, &cx.reading.window);
-        self.session = Some(ControlSession::new(Arc::clone(socket), connection, window));
+        self.session = Some(ControlSession::new(Arc::clone(socket), connection, (window, &cx.sink.handlers.waiting)));
         connection.open(socket, frame_reader);
         self.register(Token::Control(self.key), cx);
         self.shared.route_calls(|calls| calls.open(connection));

@@ -30,7 +30,7 @@ impl Incarnation {
     /// Sends the frames that the last read has completed. A chunk takes its bytes from the window at once, so that its first messages can be
     /// received and dropped while later ones are being sent.
     pub(crate) fn deliver(&mut self, kind: Kind, sink: &mut EventSink) {
-        let EventSink { events, sent, batch, ready, trace } = sink;
+        let EventSink { events, sent, batch, ready, trace, handlers: _ } = sink;
         if batch.is_empty() {
             return;
         }

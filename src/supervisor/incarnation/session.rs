@@ -12,6 +12,7 @@ use crate::{
             sink::EventSink,
         },
         flow_control::FlowControl,
+        worker::handlers::WaitingCount,
     },
     sys::{is_shortage, is_transient},
     wire::{
@@ -42,7 +43,12 @@ pub(crate) struct ControlSession {
     socket: Arc<RpcSocket>,
     connection: Arc<RpcConnection>,
     flow: Arc<FlowControl>,
+    /// The number of its last event.
     last_sent: u64,
+    /// What waits for handlers.
+    waiting: Arc<WaitingCount>,
+    /// How many requests and notifications were passed to handlers.
+    passed: u64,
     /// The number of the last request that was sent as an event.
     last_request: u64,
     receipts: ReceiptWatch,
@@ -59,13 +65,19 @@ impl AsFd for ControlSession {
 }
 
 impl ControlSession {
-    pub(crate) fn new(socket: Arc<RpcSocket>, connection: &Arc<RpcConnection>, flow: FlowControl) -> Self {
+    pub(crate) fn new(
+        socket: Arc<RpcSocket>,
+        connection: &Arc<RpcConnection>,
+        (flow, waiting): (FlowControl, &Arc<WaitingCount>),
+    ) -> Self {
         let flow = Arc::new(flow.with_share(CONTROL_SHARE));
         Self {
             socket,
             connection: Arc::clone(connection),
             flow,
             last_sent: 0,
+            waiting: Arc::new(WaitingCount::of_worker(waiting)),
+            passed: 0,
             last_request: 0,
             receipts: ReceiptWatch::default(),
             paused_reader: None,
@@ -121,7 +133,12 @@ impl ControlSession {
     }
 
     pub(crate) fn levels(&self, sink: &EventSink) -> WindowState {
-        sink.levels(&self.flow, self.last_sent)
+        let state = sink.levels(&self.flow, self.last_sent);
+        WindowState {
+            unreceived: state.unreceived || self.waiting.get() > 0,
+            any_unreceived: state.any_unreceived || sink.handlers.waiting.get() > 0,
+            ..state
+        }
     }
 
     pub(crate) fn wait_for_room(&self) {
@@ -187,7 +204,12 @@ impl ControlSession {
 
     fn report(&mut self, event: Event, sink: &mut EventSink) {
         let is_request = matches!(event.kind, EventKind::Request(_));
-        sink.send(event);
+        if !is_request && !matches!(event.kind, EventKind::Notification(_)) {
+            sink.send(event);
+        } else if !sink.deliver(event, &self.waiting) {
+            self.passed += 1;
+            return;
+        }
         self.last_sent = sink.sent();
         if is_request {
             self.last_request = self.last_sent;
@@ -196,19 +218,25 @@ impl ControlSession {
 
     /// Checks whether events are received that answers wait for, and ends calls that wait in vain. Returns whether to check again.
     pub(crate) fn check_receipts(&mut self, sink: &EventSink, now: Instant) -> bool {
-        let (obstacle, received) = (self.obstacle(sink), sink.received());
+        let obstacle = self.obstacle(sink);
         if obstacle.is_none() && !self.receipts.is_silent() {
             return false;
         }
-        let outlook = self.receipts.check(obstacle, received, now);
+        let waiting = self.waiting.get();
+        let handled = self.passed.saturating_sub(waiting as u64);
+        let outlook = self.receipts.check(obstacle, sink.received() + handled, now);
         // Received events whose permits exist count as well, but there are no more unreceived events than events in the channel.
-        let events = self.flow.permits().min(sink.waiting());
+        let events = self.flow.permits().min(sink.waiting() + waiting);
         self.connection.apply_outlook(outlook, Unreceived { events, bytes: self.flow.used() })
     }
 
     fn obstacle(&self, sink: &EventSink) -> Option<Obstacle> {
-        let awaits_answer = self.last_request > sink.received();
-        if self.is_paused() { Some(Obstacle::FullWindow) } else { awaits_answer.then_some(Obstacle::Program) }
+        let received = sink.received();
+        match (self.is_paused(), self.last_sent > received) {
+            (true, true) => Some(Obstacle::FullWindow),
+            (false, _) if self.last_request <= received && self.waiting.get() == 0 => None,
+            (true | false, _) => Some(Obstacle::Program),
+        }
     }
 
     /// Handles one message: answers it, or returns the event for it.

@@ -21,6 +21,7 @@ use std::{
 };
 pub(crate) mod process;
 pub(crate) mod group;
+pub(crate) mod handlers;
 pub(crate) mod notify_socket;
 pub(crate) mod registry;
 pub(crate) mod sockets;

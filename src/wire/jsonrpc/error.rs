@@ -148,18 +148,19 @@ pub enum CallError {
     /// The result does not have the expected type.
     #[error("invalid result: {0}")]
     InvalidResult(#[source] Box<DecodeError>),
-    /// The program does not receive the events of the worker ([`Supervisor::events`](crate::Supervisor::events)), and the answer waits for
-    /// that: it may come after them, or the worker may wait for the answer to one of them. The peer is notified that the call is
-    /// cancelled.
+    /// The program does not receive the requests and notifications of the worker, and the answer waits for that: it may come after
+    /// them, or the worker may wait for the answer to one of them. The peer is notified that the call is cancelled.
+    /// [`Supervisor::serve`](crate::Supervisor::serve) handles them on threads of their own.
     ///
-    /// Returned before the timeout if the [window](crate::WorkerSpec::control_window) of the worker is full and no event was received for
-    /// 100 ms; instead of [`TimedOut`](Self::TimedOut) if a request of the worker was not received for as long.
+    /// Returned before the timeout if the [window](crate::WorkerSpec::control_window) of the worker is full of events, and none was received
+    /// for 100 ms. Instead of [`TimedOut`](Self::TimedOut) if a request of the worker was not received, or messages for a handler have
+    /// waited, for as long.
     #[error(
         "no answer while {events} events of the worker ({bytes} bytes) are not received: \
-         receive events on another thread than the caller's"
+         receive or `serve` them on another thread than the caller's"
     )]
     EventsUnreceived {
-        /// The requests and notifications of the worker that are not received.
+        /// The requests and notifications of the worker that are not received, or wait for a handler.
         events: usize,
         /// Their size.
         bytes: usize,

@@ -89,8 +89,8 @@ impl Notification {
 }
 
 impl From<Notification> for Request {
-    fn from(Notification { method, params, _permit }: Notification) -> Self {
-        Self { method, params, pending: None, _permit }
+    fn from(Notification { method, params, _permit: permit }: Notification) -> Self {
+        Self { method, params, pending: None, _permit: permit }
     }
 }
 
