@@ -67,7 +67,7 @@ def same_id(one, other):
 class Worker:
     """One process, its control connection and its other pipes."""
 
-    def __init__(self, options, findings):
+    def __init__(self, options, findings, alone=False):
         self.options, self.findings = options, findings
         self.directory = tempfile.TemporaryDirectory(prefix="conformance-")
         self.key, self.path = secrets.token_hex(16), os.path.join(self.directory.name, "control")
@@ -80,9 +80,9 @@ class Worker:
         self.pipes = {}  # descriptor: bytes
         self.ended, self.datagrams = {}, []
         self.notify, self.message_pipe, self.newline_pipe = None, None, None
-        self._start()
+        self._start(alone)
 
-    def _start(self):
+    def _start(self, alone):
         environment = {name: text for name, text in os.environ.items() if not name.startswith("PIPEWRIGHT_")}
         environment.pop("NOTIFY_SOCKET", None)
         replaced, passed = {"{control}": self.path}, []
@@ -106,6 +106,9 @@ class Worker:
             self.notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
             environment["NOTIFY_SOCKET"] = os.path.join(self.directory.name, "notify")
             self.notify.bind(environment["NOTIFY_SOCKET"])
+        if alone:
+            for name in ("PIPEWRIGHT_CONTROL", "PIPEWRIGHT_CONTROL_KEY", "PIPEWRIGHT_MESSAGES", "NOTIFY_SOCKET"):
+                environment.pop(name, None)
         command = self.options.command
         for name, text in replaced.items():
             command = [argument.replace(name, text) for argument in command]
@@ -346,7 +349,7 @@ class Worker:
         while time.monotonic() - started < max(seconds, self.extension):
             if self.process.poll() is not None:
                 break
-            if self.control.fileno() >= 0:
+            if self.control is not None and self.control.fileno() >= 0:
                 try:
                     line = self.read_line(time.monotonic() + 0.02)
                     if line is not None:
@@ -479,7 +482,7 @@ def check_shutdown(worker):
         worker.findings.violation(f"still runs {max(worker.options.stop, worker.extension)} s after `shutdown`")
     elif code != 0:
         worker.findings.violation(f"exits with {code} instead of 0 after `shutdown`{worker.last_words()}")
-    check_rest_process(worker)
+    check_rest(worker)
 
 
 def check_end_of_connection(worker):
@@ -521,7 +524,16 @@ def check_refusal_process(worker):
         worker.findings.note("its standard error does not say why its hello was refused")
 
 
-def check_rest_process(worker):
+def check_alone_process(worker):
+    """A worker without a parent says so."""
+    code = worker.wait_exit(worker.options.stop)
+    if code is None:
+        worker.findings.note(f"still runs after {worker.options.stop} s although it has no parent")
+    elif code == 0 or not worker.errors():
+        worker.findings.note(f"exits with {code} without a parent, and says on its standard error: {short(worker.errors())}")
+
+
+def check_rest(worker):
     """What is left when the worker has exited."""
     if select.select([worker.listener], [], [], 0)[0]:
         worker.findings.violation("connected twice, and a key is valid once")
@@ -576,7 +588,7 @@ SHARED = [
     check_ping, check_ids, check_unknown_methods, check_calls, check_notifications, check_lines, check_large_request,
     check_full_connection, check_cancellation, check_descriptors, check_shutdown,
 ]
-SEPARATE = [check_end_of_connection, check_sigterm, check_invalid_lines, check_refusal_process]
+SEPARATE = [check_end_of_connection, check_sigterm, check_invalid_lines, check_refusal_process, check_alone_process]
 
 
 def name_of(check):
@@ -585,7 +597,7 @@ def name_of(check):
 
 def run_in_one_process(checks, options, findings):
     """Returns the checks that were not reached, and whether the worker has connected."""
-    with Worker(options, findings) as worker:
+    with Worker(options, findings, alone=checks == [check_alone_process]) as worker:
         try:
             findings.check = "hello"
             if not checks[0].__name__.endswith("_process"):

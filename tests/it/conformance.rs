@@ -233,6 +233,18 @@ fn conformance_finds_a_worker_that_does_not_report_readiness() {
 
 #[test]
 #[ignore = "needs python3"]
+fn conformance_notes_a_worker_that_does_not_miss_its_parent() {
+    let options = ["--only", "alone", "--stop", "0.5"];
+    for (command, expected) in [(&["sleep", "100"][..], "still runs after 0.5 s"), (&["true"], "exits with 0 without")]
+    {
+        let command: Vec<OsString> = command.iter().map(OsString::from).collect();
+        let (code, text) = check(&options, &command);
+        assert!(code == Some(0) && text.contains(&format!("note: alone: {expected}")), "{command:?}: {code:?}: {text}");
+    }
+}
+
+#[test]
+#[ignore = "needs python3"]
 fn conformance_refuses_what_it_cannot_check() {
     let (code, text) = check(&[], &words(["/nonexistent/worker"]));
     assert!(code == Some(2) && text.contains("No such file"), "{code:?}: {text}");
