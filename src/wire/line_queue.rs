@@ -10,6 +10,14 @@ pub(crate) struct LineQueue<T> {
     sent: usize,
     /// The number of bytes that are not sent.
     unsent: usize,
+    /// Those of them that count against the limit of the queue.
+    limited: usize,
+}
+
+/// What a line belongs to.
+pub(crate) trait LineOwner {
+    /// Whether the line counts against the limit of its queue.
+    fn is_limited(&self) -> bool;
 }
 
 /// A line that waits to be sent.
@@ -21,14 +29,19 @@ pub(crate) struct QueuedLine<T> {
 
 impl<T> Default for LineQueue<T> {
     fn default() -> Self {
-        Self { lines: VecDeque::new(), sent: 0, unsent: 0 }
+        Self { lines: VecDeque::new(), sent: 0, unsent: 0, limited: 0 }
     }
 }
 
-impl<T> LineQueue<T> {
+impl<T: LineOwner> LineQueue<T> {
     /// The number of bytes that are not sent.
     pub(crate) fn len(&self) -> usize {
         self.unsent
+    }
+
+    /// The number of bytes that are not sent and count against the limit of the queue.
+    pub(crate) fn limited_len(&self) -> usize {
+        self.limited
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -37,6 +50,9 @@ impl<T> LineQueue<T> {
 
     pub(crate) fn push(&mut self, line: QueuedLine<T>) {
         self.unsent = self.unsent.saturating_add(line.bytes.len());
+        if line.tag.is_limited() {
+            self.limited = self.limited.saturating_add(line.bytes.len());
+        }
         self.lines.push_back(line);
     }
 
@@ -48,13 +64,25 @@ impl<T> LineQueue<T> {
 
     /// Removes `sent` bytes from the front.
     pub(crate) fn advance(&mut self, sent: usize) {
-        self.unsent = self.unsent.saturating_sub(sent);
-        self.sent = self.sent.saturating_add(sent);
-        while let Some(first) = self.lines.front()
-            && first.bytes.len() <= self.sent
-        {
-            self.sent = self.sent.saturating_sub(first.bytes.len());
+        let mut left = sent;
+        while let Some(first) = self.lines.front() {
+            let part = first.bytes.len().saturating_sub(self.sent).min(left);
+            left = left.saturating_sub(part);
+            self.sent = self.sent.saturating_add(part);
+            let is_whole = self.sent == first.bytes.len();
+            self.uncount(part, first.tag.is_limited());
+            if !is_whole {
+                return;
+            }
+            self.sent = 0;
             self.lines.pop_front();
+        }
+    }
+
+    fn uncount(&mut self, bytes: usize, is_limited: bool) {
+        self.unsent = self.unsent.saturating_sub(bytes);
+        if is_limited {
+            self.limited = self.limited.saturating_sub(bytes);
         }
     }
 
@@ -64,8 +92,9 @@ impl<T> LineQueue<T> {
         let part = if self.sent > 0 { lines.next() } else { None };
         let (taken, kept): (Vec<_>, Vec<_>) = lines.partition(|line| condition(&line.tag));
         self.lines = part.into_iter().chain(kept).collect();
-        let bytes = taken.iter().map(|line| line.bytes.len()).fold(0, usize::saturating_add);
-        self.unsent = self.unsent.saturating_sub(bytes);
+        for line in &taken {
+            self.uncount(line.bytes.len(), line.tag.is_limited());
+        }
         taken
     }
 
@@ -76,7 +105,7 @@ impl<T> LineQueue<T> {
             return None;
         }
         let line = self.lines.remove(at)?;
-        self.unsent = self.unsent.saturating_sub(line.bytes.len());
+        self.uncount(line.bytes.len(), line.tag.is_limited());
         Some(line)
     }
 }
@@ -86,6 +115,12 @@ impl<T> LineQueue<T> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    impl LineOwner for usize {
+        fn is_limited(&self) -> bool {
+            self.is_multiple_of(3)
+        }
+    }
 
     fn line(tag: usize, bytes: &[u8]) -> QueuedLine<usize> {
         QueuedLine { bytes: bytes.to_vec(), tag }
@@ -119,12 +154,16 @@ mod tests {
                 let parts: Vec<Vec<u8>> = queue.parts().map(<[u8]>::to_vec).collect();
                 prop_assert_eq!(&parts, &model.iter().map(|(_, bytes, _)| bytes.clone()).collect::<Vec<_>>());
                 prop_assert_eq!(queue.len(), parts.concat().len());
+                let limited = model.iter().filter(|(tag, ..)| tag % 3 == 0).map(|(_, bytes, _)| bytes.len());
+                prop_assert_eq!(queue.limited_len(), limited.sum::<usize>());
                 prop_assert_eq!(queue.is_empty(), model.is_empty());
             }
             let is_even = |tag: &usize| tag.is_multiple_of(2);
             let (taken, kept): (Vec<_>, Vec<_>) = model.into_iter().partition(|(tag, _, whole)| *whole && is_even(tag));
             let taken: Vec<_> = taken.into_iter().map(|(tag, bytes, _)| QueuedLine { bytes, tag }).collect();
             prop_assert_eq!(queue.take_unsent(is_even), taken);
+            let limited = kept.iter().filter(|(tag, ..)| tag % 3 == 0).map(|(_, bytes, _)| bytes.len());
+            prop_assert_eq!(queue.limited_len(), limited.sum::<usize>());
             let kept: Vec<_> = kept.into_iter().map(|(_, bytes, _)| bytes).collect();
             prop_assert_eq!(queue.len(), kept.concat().len());
             prop_assert_eq!(queue.parts().map(<[u8]>::to_vec).collect::<Vec<_>>(), kept);

@@ -129,6 +129,34 @@ fn p15_ten_thousand_calls_are_open_on_two_threads() {
 }
 
 #[test]
+fn p15_futures_wait_for_a_worker_that_does_not_read() {
+    const CALLS: usize = 300;
+    on_threads(2, async {
+        let supervisor = Supervisor::new().unwrap();
+        let worker = supervisor.spawn(WorkerSpec::new(FIXTURE).arg("hold").control(Pass::arg("--control={}"))).unwrap();
+        worker.call_async::<_, (usize, usize)>("count", &()).await.unwrap();
+        worker.freeze().unwrap();
+        let text = "x".repeat(50_000);
+        let call = |n| worker.call_async::<_, (usize, String)>("hold", &(n, &text));
+        let mut calls: Vec<_> = (0..CALLS).map(call).collect();
+        let queued = || supervisor.status().workers[0].control_queue;
+        assert!(queued() > 10_000_000, "{} bytes are queued", queued());
+        // The other limit is not affected, and what is sent later stays later.
+        let last = worker.start_call("count", &()).unwrap();
+        calls.truncate(CALLS - 100);
+        assert!(queued() < 10_000_000, "{} bytes are still queued", queued());
+        worker.thaw().unwrap();
+        let counted = last.result::<(usize, usize)>().await.unwrap();
+        assert_eq!(counted, (calls.len(), 0), "a call that was dropped in the queue is not sent");
+        worker.call_async::<_, ()>("release", &()).await.unwrap();
+        for (n, call) in calls.into_iter().enumerate() {
+            assert_eq!(call.await.unwrap(), (n, text.clone()));
+        }
+        assert_eq!(queued(), 0);
+    });
+}
+
+#[test]
 fn p02_events_are_a_stream_that_ends_with_the_channel() {
     const LINES: u32 = 5000;
     on_threads(2, async {

@@ -5,7 +5,7 @@ use crate::{
     supervisor::control::{
         call_router::CallRouter,
         call_span::CallSpan,
-        connection::{LineTag, WhenDown, next_call_id},
+        connection::{LineTag, WhenDown, WhenFull, next_call_id},
         direct_call::Asked,
         send_line::CallerLine,
     },
@@ -63,6 +63,7 @@ impl CallCanceller {
 pub(crate) struct Caller<'a> {
     pub(crate) router: &'a Arc<CallRouter>,
     pub(crate) when_down: WhenDown,
+    pub(crate) when_full: WhenFull,
 }
 
 impl Caller<'_> {
@@ -102,7 +103,7 @@ impl Caller<'_> {
 
     fn line(&self, call: Option<u64>, text: serde_json::Result<Vec<u8>>) -> Result<QueuedLine<LineTag>, CallError> {
         let bytes = text.and_then(|text| reframe(self.router.protocol().framing, text)).map_err(CallError::Encode)?;
-        Ok(QueuedLine { bytes, tag: LineTag::Caller { call, when_down: self.when_down } })
+        Ok(QueuedLine { bytes, tag: LineTag::Caller { call, when_down: self.when_down, when_full: self.when_full } })
     }
 }
 

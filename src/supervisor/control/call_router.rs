@@ -15,7 +15,7 @@ use crate::{
     },
     wire::{
         jsonrpc::{completion::Completion, error::CallError, stdio_protocol::RpcProtocol},
-        line_queue::{LineQueue, QueuedLine},
+        line_queue::{LineOwner, LineQueue, QueuedLine},
     },
 };
 use std::{
@@ -43,6 +43,12 @@ struct RouterState {
 struct Waiting {
     tag: LineTag,
     completion: Option<Completion>,
+}
+
+impl LineOwner for Waiting {
+    fn is_limited(&self) -> bool {
+        self.tag.is_limited()
+    }
 }
 
 #[derive(Debug)]
@@ -236,8 +242,8 @@ impl RouterState {
     }
 
     fn push(&mut self, from: CallerLine) -> Result<(), CallError> {
+        check_room(&self.queue, &from.line)?;
         let CallerLine { line: QueuedLine { bytes, tag }, completion } = from;
-        check_room(self.queue.len(), bytes.len())?;
         self.queue.push(QueuedLine { bytes, tag: Waiting { tag, completion } });
         Ok(())
     }

@@ -30,7 +30,7 @@ use crate::{
             request::RpcSender,
             stdio_protocol::RpcProtocol,
         },
-        line_queue::LineQueue,
+        line_queue::{LineOwner, LineQueue},
     },
 };
 use std::{
@@ -139,9 +139,16 @@ pub(crate) enum LineTag {
         /// The id of the call; `None` for a notification.
         call: Option<u64>,
         when_down: WhenDown,
+        when_full: WhenFull,
     },
     /// A line for this incarnation only.
     Connection,
+}
+
+impl LineOwner for LineTag {
+    fn is_limited(&self) -> bool {
+        matches!(self, Self::Connection | Self::Caller { when_full: WhenFull::Fail, .. })
+    }
 }
 
 /// What happens to a line while no incarnation runs.
@@ -150,6 +157,15 @@ pub(crate) enum WhenDown {
     /// It waits for the next one.
     Wait,
     Fail,
+}
+
+/// What happens to a line that does not fit into the limit of the queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum WhenFull {
+    Fail,
+    /// It is queued all the same, without counting against the limit: its memory belongs to a future, whose drop removes it.
+    #[cfg(feature = "async")]
+    Queue,
 }
 
 /// Whether lines can be sent.

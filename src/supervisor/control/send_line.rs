@@ -8,7 +8,7 @@ use crate::{
     wire::{
         framing::encode::reframe,
         jsonrpc::{completion::Completion, encode, error::CallError, request::RpcSender},
-        line_queue::{LineQueue, QueuedLine},
+        line_queue::{LineOwner, LineQueue, QueuedLine},
     },
 };
 use std::{
@@ -40,9 +40,11 @@ pub(crate) enum SubmitError {
     Failed(CallError),
 }
 
-/// Fails if the queue of `queued` bytes has no room for a line.
-pub(crate) fn check_room(queued: usize, line: usize) -> Result<(), CallError> {
-    if queued > 0 && queued + line > QUEUE_BYTES { Err(CallError::QueueFull { queued }) } else { Ok(()) }
+/// Fails if the queue has no room for a line.
+pub(crate) fn check_room<T: LineOwner>(queue: &LineQueue<T>, line: &QueuedLine<LineTag>) -> Result<(), CallError> {
+    let queued = queue.limited_len();
+    let is_full = line.tag.is_limited() && queued > 0 && queued + line.bytes.len() > QUEUE_BYTES;
+    if is_full { Err(CallError::QueueFull { queued }) } else { Ok(()) }
 }
 
 /// Lines of callers.
@@ -53,7 +55,7 @@ impl RpcConnection {
         if state.has_ended {
             return Err(SubmitError::Ended(from));
         }
-        check_room(state.queue.len(), from.line.bytes.len()).map_err(SubmitError::Failed)?;
+        check_room(&state.queue, &from.line).map_err(SubmitError::Failed)?;
         let CallerLine { line, completion } = from;
         let tag = line.tag;
         state.send_or_queue(line).map_err(|error| SubmitError::Failed(CallError::Io(error)))?;
@@ -182,7 +184,7 @@ impl RpcSender for RpcConnection {
     fn send_reply(&self, line: Vec<u8>) -> Result<(), CallError> {
         let line = self.reframe(line)?;
         let mut state = self.lock();
-        let queued = state.queue.len();
+        let queued = state.queue.limited_len();
         if queued == 0 || queued + line.bytes.len() <= QUEUE_BYTES {
             return state.send_own(line);
         }
@@ -210,7 +212,7 @@ impl ConnectionState {
         if let SocketState::Closed(end) = &self.socket {
             return Err(CallError::from(end));
         }
-        check_room(self.queue.len(), line.bytes.len())?;
+        check_room(&self.queue, &line)?;
         self.send_or_queue(line).map_err(CallError::Io)
     }
 

@@ -6,6 +6,7 @@ use crate::{
         control::{
             call::{CallCanceller, PendingCall, decode_result},
             call_span::CallSpan,
+            connection::WhenFull,
         },
         handles::worker::Worker,
         sync::lock,
@@ -107,7 +108,7 @@ impl<T: Send + 'static> CallSet<T> {
     where
         P: Serialize + ?Sized,
     {
-        let unsent = worker.prepare_call(method, params)?;
+        let unsent = worker.prepare_call(method, params, WhenFull::Fail)?;
         let number = self.last_number.fetch_add(1, Ordering::Relaxed);
         let completion = Completion::observed(Arc::clone(&self.calls) as Arc<dyn ObserveCompletion>, number);
         let mut open = lock(&self.calls.open);

@@ -3,11 +3,14 @@
 use crate::{
     exit::Exit,
     supervisor::{
-        control::call::{PendingCall, decode_result},
+        control::{
+            call::{PendingCall, decode_result},
+            connection::WhenFull,
+        },
         handles::worker::Worker,
         worker::{WaitOutcome, process::WorkerProcess},
     },
-    wire::jsonrpc::error::CallError,
+    wire::jsonrpc::{completion::Completion, error::CallError},
 };
 use serde::{Serialize, de::DeserializeOwned};
 use std::{
@@ -60,18 +63,22 @@ impl PendingCall {
 
 /// For asynchronous programs, with the feature `async`.
 impl Worker {
-    /// Calls a method of the worker. As [`call`](Self::call), for a task instead of a thread: the call is sent at once, also if the future
-    /// is never polled, and a call to a worker that has not connected yet waits for it. Any number of calls can be open at once.
+    /// Calls a method of the worker. As [`call`](Self::call), for a task instead of a thread. The call is sent at once, also if the future
+    /// is never polled. A call that cannot be sent yet waits in its place among other calls and notifications, and has no limit: it is
+    /// never refused with [`QueueFull`](CallError::QueueFull), since its bytes belong to the future.
     ///
     /// There is no timeout: `tokio::time::timeout` and the like end a call by dropping its future.
     ///
-    /// Cancel safe: dropping the future cancels the call, and the worker is notified by `$/cancelRequest`.
+    /// Cancel safe: dropping the future cancels the call. The worker is notified by `$/cancelRequest`, unless the call waits still and is
+    /// never sent.
     pub fn call_async<P, R>(&self, method: &str, params: &P) -> CallFuture<R>
     where
         P: Serialize + ?Sized,
         R: DeserializeOwned,
     {
-        CallFuture { call: self.start_call(method, params).map_err(Some), result: PhantomData }
+        let call = self.prepare_call(method, params, WhenFull::Queue);
+        let call = call.and_then(|call| call.send(Completion::default()));
+        CallFuture { call: call.map_err(Some), result: PhantomData }
     }
 
     /// Waits until the worker has ended for good and its last event is in the channel, as [`wait`](Self::wait). A restart does not end the

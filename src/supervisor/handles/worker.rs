@@ -11,7 +11,7 @@ use crate::{
         control::{
             call::{Caller, PendingCall, UnsentCall, decode_result},
             call_span::CallSpan,
-            connection::WhenDown,
+            connection::{WhenDown, WhenFull},
         },
         handles::{
             serve::ServeGuard,
@@ -237,16 +237,17 @@ impl Worker {
     /// If the call can be neither sent nor queued. Never blocks on a worker that does not read: with 1 MiB queued the error is
     /// [`QueueFull`](CallError::QueueFull).
     pub fn start_call<P: Serialize + ?Sized>(&self, method: &str, params: &P) -> Result<PendingCall, CallError> {
-        self.prepare_call(method, params)?.send(Completion::default())
+        self.prepare_call(method, params, WhenFull::Fail)?.send(Completion::default())
     }
 
     pub(crate) fn prepare_call<P: Serialize + ?Sized>(
         &self,
         method: &str,
         params: &P,
+        when_full: WhenFull,
     ) -> Result<UnsentCall, CallError> {
         let mut span = CallSpan::begin(self.shared.id, method);
-        let call = self.caller().and_then(|caller| caller.prepare(method, params));
+        let call = self.caller().and_then(|caller| Caller { when_full, ..caller }.prepare(method, params));
         let mut call = call.inspect_err(|error| span.end(Some(error)))?;
         call.span = span;
         Ok(call)
@@ -271,7 +272,7 @@ impl Worker {
     }
 
     fn caller(&self) -> Result<Caller<'_>, CallError> {
-        Ok(Caller { router: self.shared.calls()?, when_down: self.when_down })
+        Ok(Caller { router: self.shared.calls()?, when_down: self.when_down, when_full: WhenFull::Fail })
     }
 
     /// Sends a message to a worker with [`node_channel`](crate::WorkerSpec::node_channel): its `process.on("message")` receives the value.
@@ -282,7 +283,7 @@ impl Worker {
     /// is an object whose `cmd` begins with `NODE_`, which Node would keep to itself. Otherwise as [`notify`](Self::notify).
     #[doc(alias = "process.send")]
     pub fn send<T: Serialize + ?Sized>(&self, message: &T) -> Result<(), CallError> {
-        let channel = Caller { router: self.shared.channel()?, when_down: self.when_down };
+        let channel = Caller { router: self.shared.channel()?, when_down: self.when_down, when_full: WhenFull::Fail };
         channel.send(node_channel::message(message))
     }
 
