@@ -15,9 +15,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .restart(Restart::OnFailure); // after 100 ms, 200 ms, … 30 s; gives up after 5 restarts in 30 s
     let plugin = supervisor.spawn(spec)?;
     supervisor.close(); // no more workers: the channel closes after the last event
-    if plugin.wait_ready(Duration::from_secs(5))
-        && let Err(error) = plugin.notify("greet", &["hello"])
-    {
+    if let Err(error) = plugin.wait_ready(Duration::from_secs(5)) {
+        eprintln!("{error}"); // not ready in time, or it has ended: with its exit
+    } else if let Err(error) = plugin.notify("greet", &["hello"]) {
         eprintln!("{}: {error}", plugin.name());
     }
     for event in supervisor.events() {

@@ -10,7 +10,7 @@
 //! for event in supervisor.events() {
 //!     match event.kind {
 //!         EventKind::Line { line, .. } => println!("{}: {}", event.worker, line.text()), // #1: hello
-//!         EventKind::Exited { exit, .. } => println!("{}: {exit}", event.worker),               // #1: exit code 3
+//!         EventKind::Exited { exit, .. } => println!("{}: {exit}", event.worker),        // #1: exit code 3
 //!         _ => {}
 //!     }
 //! }
@@ -262,6 +262,7 @@ pub use supervisor::{
         group::{GroupError, GroupPolicy},
         readiness::Readiness,
     },
+    worker::wait_error::WaitError,
 };
 #[cfg(target_os = "linux")]
 pub use text::{Printable, printable};

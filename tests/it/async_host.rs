@@ -2,7 +2,7 @@
 
 use crate::support::{DEADLINE, FIXTURE, alone, is_alive};
 use futures_core::Stream;
-use pipewright::{CallError, Event, EventKind, OutputMode, Pass, Supervisor, Worker, WorkerSpec};
+use pipewright::{CallError, Event, EventKind, OutputMode, Pass, Supervisor, WaitError, Worker, WorkerSpec};
 use serde_json::Value;
 use std::{
     future::poll_fn,
@@ -75,13 +75,13 @@ fn p15_dropped_future_cancels_its_call_in_the_worker() {
 fn p15_readiness_and_exit_are_awaited() {
     on_threads(2, async {
         let (_supervisor, worker) = started();
-        assert!(worker.ready().await);
+        worker.ready().await.unwrap();
         worker.call_async::<_, ()>("ping", &()).await.unwrap();
         let exited = tokio::spawn(worker.exited());
         timeout(Duration::from_millis(10), worker.exited()).await.expect_err("it runs");
         worker.stop();
         assert!(exited.await.unwrap().success());
-        assert!(!worker.ready().await, "it has ended");
+        assert!(matches!(worker.ready().await, Err(WaitError::Ended { .. })));
         assert!(worker.exited().await.success());
         assert!(worker.wait_timeout(Duration::ZERO).is_some());
     });

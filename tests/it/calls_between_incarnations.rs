@@ -246,7 +246,7 @@ fn p02_calls_during_restarts_end_once_and_are_executed_at_most_once() {
                 drop(worker.call::<_, Value>("ping", &(), DEADLINE));
             }
             worker.kill().unwrap();
-            worker.wait_incarnation(until, DEADLINE);
+            worker.wait_incarnation(until, DEADLINE).unwrap();
             assert!(began.elapsed() < 4 * DEADLINE, "the calls take too long");
         }
         callers.into_iter().flat_map(|caller| caller.join().unwrap()).collect()

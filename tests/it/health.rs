@@ -36,7 +36,7 @@ fn shell(way: Way, script: &str) -> WorkerSpec {
 fn becomes_ready(spec: WorkerSpec) {
     let mut story = Story::new();
     let worker = story.supervisor.spawn(spec).unwrap();
-    assert!(worker.wait_ready(DEADLINE), "{:?}", story.rest());
+    assert!(worker.wait_ready(DEADLINE).is_ok(), "{:?}", story.rest());
     story.find(|event| match event.kind {
         EventKind::Ready { .. } => Some(()),
         EventKind::Exited { exit, .. } => panic!("{exit}"),
@@ -55,7 +55,7 @@ fn never_ready(spec: WorkerSpec) -> (ReadinessError, Box<str>, Story) {
         EventKind::Ready { .. } => panic!("unexpected Ready"),
         _ => None,
     });
-    assert!(!worker.wait_ready(DEADLINE));
+    assert!(worker.wait_ready(DEADLINE).is_err());
     (why.0, why.1, story)
 }
 
@@ -109,7 +109,7 @@ both_ways! {
         let spec = way.plain("serve").control(Pass::arg("--control={}"));
         let mut story = Story::new();
         let worker = story.supervisor.spawn(spec.ready(Readiness::control())).unwrap();
-        assert!(worker.wait_ready(DEADLINE), "{:?}", story.told);
+        assert!(worker.wait_ready(DEADLINE).is_ok(), "{:?}", story.told);
         story.find(|event| matches!(event.kind, EventKind::Ready { .. }).then_some(()));
     }
 
@@ -122,7 +122,7 @@ both_ways! {
         let mut story = Story::new();
         let spec = way.plain("notify").args(["--say", "STATUS=busy,READY=1,STATUS=idle", "--times", "20000"]);
         let worker = story.supervisor.spawn(spec.stdin(StdinMode::Pipe).ready(Readiness::sd_notify())).unwrap();
-        assert!(worker.wait_ready(DEADLINE), "{:?}", story.told);
+        assert!(worker.wait_ready(DEADLINE).is_ok(), "{:?}", story.told);
         let status = story.supervisor.status();
         assert!(matches!(status.workers[0].status.as_deref(), Some("idle" | "busy")), "{status:?}");
         drop(worker.take_stdin());
@@ -148,9 +148,9 @@ both_ways! {
         let path = directory.path().join("socket");
         let mut story = Story::new();
         let worker = story.supervisor.spawn(shell(way, "cat").ready(Readiness::connect_unix(&path))).unwrap();
-        assert!(!worker.wait_ready(Duration::ZERO));
+        assert!(worker.wait_ready(Duration::ZERO).is_err());
         let listener = UnixListener::bind(&path).unwrap();
-        assert!(worker.wait_ready(DEADLINE), "{:?}", story.told);
+        assert!(worker.wait_ready(DEADLINE).is_ok(), "{:?}", story.told);
         drop(listener);
         story.find(|event| matches!(event.kind, EventKind::Ready { .. }).then_some(()));
     }
@@ -168,9 +168,9 @@ both_ways! {
         let check = Readiness::check(move || if asked.load(Ordering::Relaxed) { true } else { panic!("not yet") });
         let mut story = Story::new();
         let worker = story.supervisor.spawn(shell(way, "cat").ready(check)).unwrap();
-        assert!(!worker.wait_ready(Duration::from_millis(30)));
+        assert!(worker.wait_ready(Duration::from_millis(30)).is_err());
         is_ready.store(true, Ordering::Relaxed);
-        assert!(worker.wait_ready(DEADLINE), "{:?}", story.told);
+        assert!(worker.wait_ready(DEADLINE).is_ok(), "{:?}", story.told);
         story.find(|event| matches!(event.kind, EventKind::Ready { .. }).then_some(()));
     }
 
@@ -302,7 +302,7 @@ both_ways! {
         // A frozen worker is not silent, so the stop comes first, however late the loop is.
         worker.freeze().unwrap();
         ready.store(true, Ordering::Relaxed);
-        assert!(worker.wait_ready(DEADLINE), "{:?}", story.told);
+        assert!(worker.wait_ready(DEADLINE).is_ok(), "{:?}", story.told);
         let report = worker.stop().wait(Duration::from_millis(600));
         assert_eq!(report.unfinished().count(), 1, "{report}");
         worker.kill().unwrap();

@@ -156,7 +156,7 @@ fn redis_becomes_ready_by_sd_notify() {
         .stdout(OutputMode::Lines)
         .ready(Readiness::sd_notify());
     let worker = story.supervisor.spawn(spec).unwrap();
-    assert!(worker.wait_ready(DEADLINE), "{:?}", story.rest());
+    assert!(worker.wait_ready(DEADLINE).is_ok(), "{:?}", story.rest());
     story.find(|event| matches!(event.kind, EventKind::StatusText(_)).then_some(()));
     worker.stop();
     assert!(worker.wait_timeout(DEADLINE).expect("its end").success());

@@ -101,7 +101,7 @@ fn p15_handler_of_a_worker_precedes_that_of_the_supervisor() {
     let later = story.supervisor.serve(1, |_, request| answering("later")(request)).unwrap();
     assert!(becomes_true(|| ask_back(&other).unwrap() == "later"));
     assert_eq!(ask_back(&one).unwrap(), "of one");
-    assert!(one.restart().wait(DEADLINE));
+    one.restart().wait(DEADLINE).unwrap();
     assert_eq!(ask_back(&one).unwrap(), "of one", "also in its next incarnation");
     drop(of_one);
     assert_eq!(ask_back(&one).unwrap(), "later");

@@ -300,7 +300,7 @@ both_ways! {
         let mut story = Story::new();
         let worker = story.supervisor.spawn(serving(way, FRAMINGS[3]).restart(Restart::Always)).unwrap();
         for number in 1..4_u8 {
-            assert!(worker.wait_incarnation(number.into(), DEADLINE));
+            assert!(worker.wait_incarnation(number.into(), DEADLINE).is_ok());
             assert_eq!(worker.call::<_, [u8; 1]>("echo", &[number], DEADLINE).unwrap(), [number]);
             assert!(matches!(worker.call::<_, ()>("die", &(), DEADLINE), Err(CallError::WorkerExited { .. })));
             story.exit();

@@ -5,8 +5,9 @@ use crate::{
     support::{DEADLINE, Story, Way, alone, becomes_true, both_ways, is_alive, read_to_end},
 };
 use pipewright::{
-    Backoff, Event, EventKind, ExitMatch, OutputMode, Pass, Readiness, Restart, RestartIntensity, RestartPolicy,
-    SpawnError, SpecError, StdinMode, StopPolicy, StopReport, StopStep, Supervisor, Worker, WorkerSpec,
+    Backoff, Event, EventKind, ExitMatch, ExitStatus, OutputMode, Pass, Readiness, Restart, RestartIntensity,
+    RestartPolicy, SpawnError, SpecError, StdinMode, StopPolicy, StopReport, StopStep, Strategy, Supervisor, WaitError,
+    Worker, WorkerSpec,
     events::{AfterExit, GiveUpReason},
     limits::ResourceLimit,
     status::WorkerState,
@@ -132,14 +133,14 @@ both_ways! {
         let worker = story.supervisor.spawn(spec).unwrap();
         let first = worker.pid().unwrap();
         assert_eq!(worker.call::<_, i64>("add", &[1, 2], DEADLINE).unwrap(), 3);
-        assert!(worker.restart().wait(DEADLINE), "{:?}", story.told);
+        assert!(worker.restart().wait(DEADLINE).is_ok(), "{:?}", story.told);
         assert_eq!(worker.incarnation(), 2);
         assert_ne!(worker.pid().unwrap(), first);
         assert_eq!(worker.call::<_, i64>("add", &[3, 4], DEADLINE).unwrap(), 7);
         // The default stop policy begins with the notification `shutdown`, at which this worker exits.
         let report = worker.stop().wait(DEADLINE);
         assert!(matches!(&*report.workers, [ended] if ended.exit.as_ref().unwrap().success()), "{report}");
-        assert!(!worker.restart().wait(DEADLINE), "the worker has ended");
+        assert!(worker.restart().wait(DEADLINE).is_err(), "the worker has ended");
         let outline: Vec<_> = outline(&story.rest()).into_iter().filter(|line| !line.contains("onnected")).collect();
         assert_eq!(outline, [
             "1: started", "1: exit code 0, restarts", "2: started", "2: exit code 0, finished",
@@ -201,6 +202,44 @@ both_ways! {
         story.rest();
     }
 
+    fn p15_waits_tell_a_timeout_from_an_end(way: Way) {
+        let mut story = Story::new();
+        let spec = way.program("/bin/cat").stdin(StdinMode::Pipe).stdout(OutputMode::Lines);
+        let worker = story.supervisor.spawn(spec.ready(Readiness::log_line("never"))).unwrap();
+        let is_timeout = |result| matches!(result, Err(WaitError::TimedOut { worker: id }) if id == worker.id());
+        assert!(is_timeout(worker.wait_ready(SHORT)) && is_timeout(worker.wait_incarnation(2, SHORT)));
+        worker.wait_incarnation(1, SHORT).unwrap();
+        let restart = worker.restart();
+        worker.wait_incarnation(2, DEADLINE).unwrap();
+        drop(worker.take_stdin());
+        for result in [
+            restart.wait(DEADLINE), worker.wait_ready(DEADLINE), worker.wait_incarnation(3, DEADLINE),
+            worker.restart().wait(DEADLINE),
+        ] {
+            let Err(WaitError::Ended { worker: id, exit }) = result else { panic!("{result:?}: {:?}", story.told) };
+            assert!(id == worker.id() && exit.success(), "{exit}");
+        }
+        worker.wait_incarnation(2, Duration::ZERO).unwrap();
+        story.rest();
+    }
+
+    fn p15_waits_for_a_member_that_never_runs_return(way: Way) {
+        let story = Story::new();
+        let group = story.supervisor.group(Strategy::OneForOne).unwrap();
+        group.stop().wait(DEADLINE);
+        let worker = group.add(way.plain("hang")).unwrap();
+        assert_eq!(worker.wait().status, ExitStatus::NeverStarted);
+        for result in [worker.wait_ready(DEADLINE), worker.wait_incarnation(1, DEADLINE), worker.restart().wait(DEADLINE)] {
+            let Err(WaitError::Ended { exit, .. }) = &result else { panic!("{result:?}") };
+            assert_eq!(exit.status, ExitStatus::NeverStarted);
+        }
+        let mut batch = group.batch();
+        let dropped = batch.add(way.plain("hang")).unwrap();
+        assert!(matches!(dropped.wait_ready(Duration::ZERO), Err(WaitError::TimedOut { .. })));
+        drop(batch);
+        assert_eq!(dropped.wait().status, ExitStatus::NeverStarted);
+    }
+
     fn p08_worker_can_extend_its_stop(way: Way) {
         let mut story = Story::new();
         let stop = StopPolicy::kill().step([StopStep::Notify("shutdown".into())], Duration::from_millis(200));
@@ -232,7 +271,7 @@ both_ways! {
         let mut story = Story::new();
         let serving = way.plain("serve").control(Pass::arg("--control={}")).name("serving");
         let serving = story.supervisor.spawn(serving.ready(Readiness::control())).unwrap();
-        assert!(serving.wait_ready(DEADLINE));
+        assert!(serving.wait_ready(DEADLINE).is_ok());
         let speaking = story.supervisor.spawn(way.fixture("ignore-term").stop(StopPolicy::kill()).name("speaking").window(4096)).unwrap();
         story.message();
         let slow = RestartPolicy::from(Restart::Always).backoff(Backoff::constant(Duration::from_secs(3600)));
@@ -421,7 +460,7 @@ fn p13_shortage_of_descriptors_is_no_failure_of_a_worker() {
     });
     drop(shortage);
     taker.join().unwrap();
-    assert!(worker.wait_incarnation(2, DEADLINE), "{:?}", story.told);
+    assert!(worker.wait_incarnation(2, DEADLINE).is_ok(), "{:?}", story.told);
     assert_eq!(story.supervisor.status().workers[0].restarts, 1, "failed starts are no restarts");
     worker.kill().unwrap();
     let why = story.find(|event| match event.kind {

@@ -8,7 +8,7 @@ use crate::{
             connection::WhenFull,
         },
         handles::worker::Worker,
-        worker::{WaitOutcome, process::WorkerProcess},
+        worker::{process::WorkerProcess, wait_error::WaitError},
     },
     wire::jsonrpc::{completion::Completion, error::CallError},
 };
@@ -92,19 +92,19 @@ impl Worker {
         let worker = self.clone();
         async move {
             loop {
-                if let WaitOutcome::Ended(exit) = worker.shared().until(|_| false).await {
+                if let Err(WaitError::Ended { exit, .. }) = worker.shared().until(|_| false).await {
                     return exit;
                 }
             }
         }
     }
 
-    /// Waits until the current or the next incarnation is ready, as [`wait_ready`](Self::wait_ready). Returns false if the worker has ended
-    /// for good.
+    /// Waits until the current or the next incarnation is ready, as [`wait_ready`](Self::wait_ready). Fails with
+    /// [`WaitError::Ended`] if the worker has ended.
     ///
     /// Cancel safe: dropping the future changes nothing.
-    pub fn ready(&self) -> impl Future<Output = bool> + Send + use<> {
+    pub fn ready(&self) -> impl Future<Output = Result<(), WaitError>> + Send + use<> {
         let worker = self.clone();
-        async move { matches!(worker.shared().until(WorkerProcess::is_ready).await, WaitOutcome::Met) }
+        async move { worker.shared().until(WorkerProcess::is_ready).await }
     }
 }

@@ -175,7 +175,7 @@ impl WorkerGroup {
     /// let group = supervisor.group(Strategy::OneForOne)?;
     /// let web = group.add(WorkerSpec::new("web").restart(Restart::Always))?;
     /// web.stop().wait(Duration::from_secs(10));
-    /// assert!(group.start_member(&web)?.wait(Duration::from_secs(10)));
+    /// group.start_member(&web)?.wait(Duration::from_secs(10))?;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     #[doc(alias = "restart_child")]

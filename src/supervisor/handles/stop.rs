@@ -6,7 +6,7 @@ use crate::{
     supervisor::{
         clock::now,
         commands::{AskError, Restarted},
-        worker::{SharedWorker, process::WorkerProcess},
+        worker::{SharedWorker, wait_error::WaitError},
     },
 };
 use std::{
@@ -84,15 +84,20 @@ impl RestartHandle {
         answer.map_or_else(|why| Self { workers: Vec::new(), is_unanswered: why == AskError::TimedOut }, Self::new)
     }
 
-    /// Waits up to `timeout` until a later incarnation of each worker is ready. Returns false at the timeout, if a worker has ended for
-    /// good, or if the event loop has not answered within 5 s which workers restart.
-    pub fn wait(&self, timeout: Duration) -> bool {
+    /// Waits up to `timeout` until a later incarnation of each worker is ready.
+    ///
+    /// # Errors
+    ///
+    /// [`WaitError`] of the first worker that is not ready again: at the timeout, or because it has ended and does not run again by itself;
+    /// or the event loop has not answered within 5 s which workers restart.
+    pub fn wait(&self, timeout: Duration) -> Result<(), WaitError> {
+        if self.is_unanswered {
+            return Err(WaitError::Unanswered);
+        }
         let deadline = now().checked_add(timeout);
-        !self.is_unanswered
-            && self.workers.iter().all(|(shared, number)| {
-                let is_ready_again = |process: &WorkerProcess| process.number() > *number && process.is_ready();
-                shared.wait_for(deadline, is_ready_again)
-            })
+        self.workers.iter().try_for_each(|(shared, number)| {
+            shared.wait_until(deadline, |process| process.number() > *number && process.is_ready())
+        })
     }
 }
 

@@ -18,7 +18,7 @@ use crate::{
             stop::{RestartHandle, StopHandle},
         },
         sync::lock,
-        worker::{SharedWorker, WaitOutcome, handlers::HandlerScope, process::WorkerProcess},
+        worker::{SharedWorker, handlers::HandlerScope, process::WorkerProcess, wait_error::WaitError},
     },
     wire::{
         jsonrpc::{
@@ -140,7 +140,7 @@ impl Worker {
     /// receive until [`Exited`](crate::EventKind::Exited) instead.
     pub fn wait(&self) -> Arc<Exit> {
         loop {
-            if let WaitOutcome::Ended(exit) = self.shared.wait_until(None, |_| false) {
+            if let Some((exit, _)) = self.shared.wait_ended(None) {
                 return exit;
             }
         }
@@ -148,10 +148,7 @@ impl Worker {
 
     /// As [`wait`](Self::wait), up to `timeout`; `None` if the worker still runs, or will run again.
     pub fn wait_timeout(&self, timeout: Duration) -> Option<Arc<Exit>> {
-        match self.shared.wait_until(now().checked_add(timeout), |_| false) {
-            WaitOutcome::Ended(exit) => Some(exit),
-            WaitOutcome::Met | WaitOutcome::TimedOut => None,
-        }
+        self.shared.wait_ended(now().checked_add(timeout)).map(|(exit, _)| exit)
     }
 
     /// Ends the worker for good, by its [stop policy](crate::WorkerSpec::stop). Returns at once, with a handle to wait for the end, which
@@ -184,9 +181,13 @@ impl Worker {
     }
 
     /// Waits up to `timeout` until the current or the next incarnation is ready; without [`ready`](crate::WorkerSpec::ready) in its spec,
-    /// it is ready when it runs. Returns false at the timeout, or if the worker has ended for good.
-    pub fn wait_ready(&self, timeout: Duration) -> bool {
-        self.shared.wait_for(now().checked_add(timeout), WorkerProcess::is_ready)
+    /// it is ready when it runs.
+    ///
+    /// # Errors
+    ///
+    /// [`WaitError::TimedOut`], or [`WaitError::Ended`] with the exit if the worker has ended and does not run again by itself.
+    pub fn wait_ready(&self, timeout: Duration) -> Result<(), WaitError> {
+        self.shared.wait_until(now().checked_add(timeout), WorkerProcess::is_ready)
     }
 
     /// Returns the number of the current or last incarnation, counted from 1.
@@ -194,13 +195,15 @@ impl Worker {
         self.shared.incarnation()
     }
 
-    /// Waits up to `timeout` until an incarnation of at least this number has started. Returns false at the timeout, or if the worker has
-    /// ended for good.
-    pub fn wait_incarnation(&self, number: u32, timeout: Duration) -> bool {
+    /// Waits up to `timeout` until an incarnation of at least this number has started.
+    ///
+    /// # Errors
+    ///
+    /// As [`wait_ready`](Self::wait_ready). A worker that has ended succeeds if it had that incarnation.
+    pub fn wait_incarnation(&self, number: u32, timeout: Duration) -> Result<(), WaitError> {
         match self.shared.wait_until(now().checked_add(timeout), |process| process.number >= number) {
-            WaitOutcome::Ended(_) => self.incarnation() >= number,
-            WaitOutcome::Met => true,
-            WaitOutcome::TimedOut => false,
+            Err(WaitError::Ended { .. }) if self.incarnation() >= number => Ok(()),
+            result => result,
         }
     }
 

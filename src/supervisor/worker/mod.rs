@@ -7,8 +7,11 @@ use crate::{
     ids::WorkerId,
     launch::child::ChildProcess,
     supervisor::{
-        clock::now, control::call_router::CallRouter, flow_control::WorkerWindow, sync::lock,
-        worker::process::WorkerProcess,
+        clock::now,
+        control::call_router::CallRouter,
+        flow_control::WorkerWindow,
+        sync::lock,
+        worker::{process::WorkerProcess, wait_error::WaitError},
     },
     wire::jsonrpc::{dialect::Dialect, error::CallError, stdio_protocol::RpcProtocol},
 };
@@ -26,6 +29,7 @@ pub(crate) mod notify_socket;
 pub(crate) mod registry;
 pub(crate) mod sockets;
 pub(crate) mod status;
+pub(crate) mod wait_error;
 
 /// The state of a worker that its handles and the event loop share.
 #[derive(Debug)]
@@ -167,32 +171,27 @@ impl SharedWorker {
         self.wake();
     }
 
-    /// Waits until the current or a later incarnation meets `condition`. Returns false at the deadline, or if the worker has ended for good.
-    pub(crate) fn wait_for(&self, deadline: Option<Instant>, condition: impl Fn(&WorkerProcess) -> bool) -> bool {
-        matches!(self.wait_until(deadline, condition), WaitOutcome::Met)
-    }
-
     /// Waits until the worker has ended for good; `None` at the deadline.
     pub(crate) fn wait_ended(&self, deadline: Option<Instant>) -> Option<(Arc<Exit>, Instant)> {
-        self.wait_until(deadline, |_| false);
+        drop(self.wait_until(deadline, |_| false));
         lock(&self.current).ended.clone()
     }
 
-    /// Waits until the worker has ended for good, or its process meets `condition`.
+    /// Waits until the current or a later incarnation meets `condition`.
     pub(crate) fn wait_until(
         &self,
         deadline: Option<Instant>,
         condition: impl Fn(&WorkerProcess) -> bool,
-    ) -> WaitOutcome {
+    ) -> Result<(), WaitError> {
         let mut current = lock(&self.current);
         loop {
-            if let Some(outcome) = current.outcome(&condition) {
+            if let Some(outcome) = current.outcome(self.id, &condition) {
                 return outcome;
             }
             // A deadline beyond the range of the clock is never reached.
             let left = deadline.map_or(Duration::MAX, |deadline| deadline.saturating_duration_since(now()));
             if left.is_zero() {
-                return WaitOutcome::TimedOut;
+                return Err(WaitError::TimedOut { worker: self.id });
             }
             current = self.changed.wait_timeout(current, left).unwrap_or_else(PoisonError::into_inner).0;
         }
@@ -202,29 +201,22 @@ impl SharedWorker {
 #[cfg(feature = "async")]
 impl SharedWorker {
     /// As [`wait_until`](Self::wait_until), for a task.
-    pub(crate) async fn until(self: Arc<Self>, condition: impl Fn(&WorkerProcess) -> bool) -> WaitOutcome {
+    pub(crate) async fn until(self: Arc<Self>, condition: impl Fn(&WorkerProcess) -> bool) -> Result<(), WaitError> {
         let slot = self.tasks.slot();
         poll_fn(|context| {
             slot.register(context.waker());
-            lock(&self.current).outcome(&condition).map_or(Poll::Pending, Poll::Ready)
+            lock(&self.current).outcome(self.id, &condition).map_or(Poll::Pending, Poll::Ready)
         })
         .await
     }
 }
 
 impl CurrentProcess {
-    /// Whether a wait is over.
-    fn outcome(&self, condition: impl Fn(&WorkerProcess) -> bool) -> Option<WaitOutcome> {
+    /// The result of a wait for this worker, if the wait is over.
+    fn outcome(&self, worker: WorkerId, condition: impl Fn(&WorkerProcess) -> bool) -> Option<Result<(), WaitError>> {
         if let Some((exit, _)) = &self.ended {
-            return Some(WaitOutcome::Ended(Arc::clone(exit)));
+            return Some(Err(WaitError::Ended { worker, exit: Arc::clone(exit) }));
         }
-        self.process.as_deref().is_some_and(condition).then_some(WaitOutcome::Met)
+        self.process.as_deref().is_some_and(condition).then_some(Ok(()))
     }
-}
-
-/// The result of a wait for a worker.
-pub(crate) enum WaitOutcome {
-    Ended(Arc<Exit>),
-    Met,
-    TimedOut,
 }

@@ -102,7 +102,7 @@ fn killed_ends_its_calls((mut story, worker): (Story, Worker), method: &str, par
     }
     story.exit();
     // The next incarnation answers.
-    assert!(worker.wait_incarnation(2, DEADLINE));
+    assert!(worker.wait_incarnation(2, DEADLINE).is_ok());
     assert_eq!(worker.call::<_, i64>("add", &[1, 2], DEADLINE).unwrap(), 3);
 }
 

@@ -77,7 +77,7 @@ both_ways! {
         let cache = group.add(until_eof(way, 0).name("cache").depends_on(&database, DependencyCondition::Started)).unwrap();
         let web = until_eof(way, 0).name("web").depends_on(&database, DependencyCondition::Ready).depends_on(&cache, DependencyCondition::Ready);
         let web = group.add(web).unwrap();
-        assert!(web.wait_ready(DEADLINE));
+        assert!(web.wait_ready(DEADLINE).is_ok());
         group.stop();
         for worker in [&web, &cache, &database] {
             assert!(worker.wait_timeout(DEADLINE).expect("an exit").success());
@@ -97,7 +97,7 @@ both_ways! {
         started(&mut story, &second, 1);
         drop(first.take_stdin());
         started(&mut story, &first, 2);
-        assert!(second.wait_incarnation(2, DEADLINE), "{:?}", story.told);
+        assert!(second.wait_incarnation(2, DEADLINE).is_ok(), "{:?}", story.told);
     }
 
     fn p13_rest_for_one_restarts_later_members(way: Way) {
@@ -107,7 +107,7 @@ both_ways! {
             ["first", "second", "third"].map(|name| group.add(always(until_eof(way, 0)).name(name)).unwrap());
         started(&mut story, &third, 1);
         drop(second.take_stdin());
-        assert!(second.wait_incarnation(2, DEADLINE) && third.wait_incarnation(2, DEADLINE), "{:?}", story.told);
+        assert!(second.wait_incarnation(2, DEADLINE).is_ok() && third.wait_incarnation(2, DEADLINE).is_ok(), "{:?}", story.told);
         assert_eq!(first.incarnation(), 1);
     }
 
@@ -159,7 +159,7 @@ both_ways! {
             let spec = until_eof(way, 0).name(name).significant().depends_on(&steady, DependencyCondition::Ready);
             group.add(spec.ready(Readiness::log_line("up"))).unwrap()
         });
-        assert!(first.wait_ready(DEADLINE) && last.wait_ready(DEADLINE), "{:?}", story.told);
+        assert!(first.wait_ready(DEADLINE).is_ok() && last.wait_ready(DEADLINE).is_ok(), "{:?}", story.told);
         drop(first.take_stdin());
         assert!(first.wait_timeout(DEADLINE).expect("an exit").success());
         // Answered after the exit was handled: the group keeps running.
@@ -202,16 +202,16 @@ both_ways! {
         // It allows no restart, so it gives up, and the outer group restarts it.
         story.find(|event| matches!(event.kind, EventKind::GroupGaveUp(id) if id == inner.id()).then_some(()));
         story.find(|event| matches!(event.kind, EventKind::GroupRestarting(id) if id == inner.id()).then_some(()));
-        assert!(first.wait_incarnation(2, DEADLINE) && second.wait_incarnation(2, DEADLINE), "{:?}", story.told);
+        assert!(first.wait_incarnation(2, DEADLINE).is_ok() && second.wait_incarnation(2, DEADLINE).is_ok(), "{:?}", story.told);
     }
 
     fn members_are_added_and_removed_while_the_group_runs(way: Way) {
         let story = Story::new();
         let group = group(&story, Strategy::OneForOne);
         let first = group.add(always(until_eof(way, 0))).unwrap();
-        assert!(first.wait_ready(DEADLINE));
+        assert!(first.wait_ready(DEADLINE).is_ok());
         let second = group.add(until_eof(way, 0).depends_on(&first, DependencyCondition::Ready)).unwrap();
-        assert!(second.wait_ready(DEADLINE));
+        assert!(second.wait_ready(DEADLINE).is_ok());
         assert!(matches!(group.remove(&first), Err(GroupError::Rejected { .. })), "the second depends on it");
         group.remove(&second).unwrap();
         assert!(second.wait_timeout(DEADLINE).expect("an exit").success());
@@ -232,14 +232,14 @@ both_ways! {
         for _ in 1..MEMBERS {
             last = group.add(deaf().depends_on(&last, DependencyCondition::Ready)).unwrap();
         }
-        assert!(last.wait_ready(DEADLINE), "{:?}", story.told);
+        assert!(last.wait_ready(DEADLINE).is_ok(), "{:?}", story.told);
         // One stop policy after the other would take four seconds; members that are left at the timeout of the group are killed.
         let report = group.stop().wait(DEADLINE);
         assert_eq!((report.workers.len(), report.unfinished().count()), (10, 0), "{report}");
         assert!(report.workers.iter().all(was_killed), "{report}");
         assert!(report.workers[0].took < MEMBERS * GRACE_PERIOD, "{report}");
         story.find(|event| matches!(event.kind, EventKind::GroupEnded(id) if id == group.id()).then_some(()));
-        assert!(group.start().wait(DEADLINE), "the timeout counts from the next stop");
+        assert!(group.start().wait(DEADLINE).is_ok(), "the timeout counts from the next stop");
         assert_eq!(last.incarnation(), 2);
         story.supervisor.shutdown(Duration::ZERO);
     }
@@ -251,7 +251,7 @@ both_ways! {
         let fast = group.add(way.plain("hang").restart(Restart::OnFailure)).unwrap();
         let slow = way.fixture("ignore-term").ready(Readiness::message(|_| true)).stop(stop).restart(Restart::Always);
         let slow = group.add(slow).unwrap();
-        assert!(fast.wait_ready(DEADLINE) && slow.wait_ready(DEADLINE), "{:?}", story.told);
+        assert!(fast.wait_ready(DEADLINE).is_ok() && slow.wait_ready(DEADLINE).is_ok(), "{:?}", story.told);
         let report = group.stop().wait(DEADLINE);
         let [first, second] = report.workers.as_slice() else { panic!("{report}") };
         assert_eq!((first.worker, second.worker), (slow.id(), fast.id()), "{report}");
@@ -263,7 +263,7 @@ both_ways! {
         let group = group(&story, Strategy::OneForOne);
         let database = group.add(ignores_sigterm(way)).unwrap();
         let web = group.add(ignores_sigterm(way).depends_on(&database, DependencyCondition::Ready)).unwrap();
-        assert!(web.wait_ready(DEADLINE), "{:?}", story.told);
+        assert!(web.wait_ready(DEADLINE).is_ok(), "{:?}", story.told);
         let report = story.supervisor.shutdown(Duration::from_millis(200));
         assert!(report.workers.len() == 2 && report.workers.iter().all(was_killed), "{report}");
         story.rest();
@@ -274,7 +274,7 @@ both_ways! {
         let group = group(&story, Strategy::OneForOne);
         let database = group.add(ignores_sigterm(way)).unwrap();
         let web = group.add(ignores_sigterm(way).depends_on(&database, DependencyCondition::Ready)).unwrap();
-        assert!(web.wait_ready(DEADLINE), "{:?}", story.told);
+        assert!(web.wait_ready(DEADLINE).is_ok(), "{:?}", story.told);
         // It is stopped only after its dependent has ended, which does not happen before its own timeout.
         let stopping = database.stop_timeout(Duration::from_millis(100));
         assert!(stopping.wait(DEADLINE).workers.iter().all(was_killed), "{:?}", story.told);
@@ -293,7 +293,7 @@ both_ways! {
         let writing = batch.add(way.plain("exit").stdout(OutputMode::File(unread))).unwrap();
         batch.start().unwrap();
         let other = group.add(until_eof(way, 0)).unwrap();
-        assert!(other.wait_incarnation(1, DEADLINE), "{:?}", story.told);
+        assert!(other.wait_incarnation(1, DEADLINE).is_ok(), "{:?}", story.told);
         assert!(reading.wait_timeout(DEADLINE).expect("an exit").success(), "the FIFO has no writer");
         let error = story.find(|event| match event.kind {
             EventKind::SpawnFailed { error, .. } if event.worker == writing.id() => Some(error),
@@ -313,8 +313,8 @@ both_ways! {
         let group = group(&story, Strategy::OneForOne);
         let [first, second] =
             ["first", "second"].map(|name| group.add(always(until_eof(way, 0)).name(name).ready(Readiness::log_line("up"))).unwrap());
-        assert!(first.wait_ready(DEADLINE) && second.wait_ready(DEADLINE));
-        assert!(group.restart().wait(DEADLINE), "{:?}", story.supervisor.status());
+        assert!(first.wait_ready(DEADLINE).is_ok() && second.wait_ready(DEADLINE).is_ok());
+        assert!(group.restart().wait(DEADLINE).is_ok(), "{:?}", story.supervisor.status());
         assert_eq!((first.incarnation(), second.incarnation()), (2, 2));
         let report = group.stop().wait(DEADLINE);
         assert!(report.workers.iter().all(|ended| ended.exit.as_ref().is_some_and(|exit| exit.success())), "{report}");
@@ -326,13 +326,13 @@ both_ways! {
         let first = group(&story, Strategy::OneForOne);
         let steady = first.add(always(until_eof(way, 0))).unwrap();
         let alone = story.supervisor.spawn(until_eof(way, 0)).unwrap();
-        assert!(steady.wait_incarnation(1, DEADLINE));
+        assert!(steady.wait_incarnation(1, DEADLINE).is_ok());
         let report = story.supervisor.stop_all().wait(DEADLINE);
         assert_eq!((report.workers.len(), report.unfinished().count()), (2, 0), "{report}");
         assert!(alone.wait_timeout(DEADLINE).is_some());
         let later = group(&story, Strategy::OneForOne).add(always(until_eof(way, 0))).unwrap();
-        assert!(later.wait_incarnation(1, DEADLINE), "{:?}", story.supervisor.status());
-        assert!(first.start().wait(DEADLINE) && steady.incarnation() == 2);
+        assert!(later.wait_incarnation(1, DEADLINE).is_ok(), "{:?}", story.supervisor.status());
+        assert!(first.start().wait(DEADLINE).is_ok() && steady.incarnation() == 2);
     }
 
     fn group_is_removed_with_its_members(way: Way) {
@@ -341,7 +341,7 @@ both_ways! {
         let inner = outer.group(Strategy::OneForOne).unwrap();
         let steady = inner.add(always(until_eof(way, 0))).unwrap();
         let needing = outer.add(always(until_eof(way, 0)).depends_on(&steady, DependencyCondition::Started)).unwrap();
-        assert!(needing.wait_incarnation(1, DEADLINE));
+        assert!(needing.wait_incarnation(1, DEADLINE).is_ok());
         assert!(matches!(inner.remove_all(), Err(GroupError::Rejected { .. })), "a member of the outer group depends on one of its members");
         outer.remove(&needing).unwrap();
         needing.wait_timeout(DEADLINE).expect("an exit");
@@ -349,10 +349,10 @@ both_ways! {
         assert!(report.workers.len() == 1 && report.unfinished().count() == 0, "{report}");
         story.find(|event| matches!(event.kind, EventKind::GroupEnded(id) if id == inner.id()).then_some(()));
         assert!(matches!(inner.add(until_eof(way, 0)), Err(GroupError::Rejected { .. })), "the group is removed");
-        assert!(inner.start().wait(DEADLINE) && !steady.restart().wait(DEADLINE));
+        assert!(inner.start().wait(DEADLINE).is_ok() && steady.restart().wait(DEADLINE).is_err());
         let states: Vec<_> = story.supervisor.status().workers.iter().map(|worker| worker.state).collect();
         assert_eq!(states, [], "no member is left");
-        assert!(outer.add(always(until_eof(way, 0))).unwrap().wait_incarnation(1, DEADLINE), "the outer group keeps running");
+        assert!(outer.add(always(until_eof(way, 0))).unwrap().wait_incarnation(1, DEADLINE).is_ok(), "the outer group keeps running");
     }
 
     fn p01_group_restarted_by_its_parent_has_not_ended(way: Way) {
@@ -363,7 +363,7 @@ both_ways! {
         let within = inner.add(always(until_eof(way, 0)).name("within")).unwrap();
         // It delays the restart until it is killed.
         let slow = outer.add(ignores_sigterm(way).restart(Restart::Always).name("slow")).unwrap();
-        assert!(slow.wait_ready(DEADLINE), "{:?}", story.told);
+        assert!(slow.wait_ready(DEADLINE).is_ok(), "{:?}", story.told);
         let restarting = outer.restart();
         story.find(|event| (event.worker == within.id() && matches!(event.kind, EventKind::Exited { .. })).then_some(()));
         // Answered after that exit was handled.
@@ -372,7 +372,7 @@ both_ways! {
         assert_eq!(outer.status().expect("a group").state, GroupState::Stopping);
         assert!(within.wait_timeout(Duration::ZERO).is_none() && inner.wait_timeout(Duration::ZERO).is_none());
         slow.kill().unwrap();
-        assert!(restarting.wait(DEADLINE), "{:?}", story.told);
+        assert!(restarting.wait(DEADLINE).is_ok(), "{:?}", story.told);
         assert_eq!((first.incarnation(), within.incarnation(), slow.incarnation()), (2, 2, 2));
         let restarted = story.find(|event| match event.kind {
             EventKind::GroupRestarting(id) => Some(id),
@@ -382,7 +382,7 @@ both_ways! {
         assert_eq!(restarted, outer.id());
         slow.kill().unwrap();
         drop(first.take_stdin());
-        assert!(within.wait_incarnation(3, DEADLINE), "{:?}", story.told);
+        assert!(within.wait_incarnation(3, DEADLINE).is_ok(), "{:?}", story.told);
     }
 
     fn p13_group_restarted_by_its_parent_has_no_restart_history(way: Way) {
@@ -410,8 +410,8 @@ both_ways! {
         assert_eq!((end, starts, pauses, gave_up), (GroupEndReason::GaveUp, 6, 5, 4), "{:?}", story.told);
         assert_eq!(inner.wait_timeout(DEADLINE), Some(GroupEndReason::WithParent));
         // A start by the user clears the history: one restart is allowed again.
-        assert!(outer.start().wait(DEADLINE));
-        assert!(crashing.wait_incarnation(8, DEADLINE), "{:?}", story.told);
+        assert!(outer.start().wait(DEADLINE).is_ok());
+        assert!(crashing.wait_incarnation(8, DEADLINE).is_ok(), "{:?}", story.told);
     }
 
     fn p13_restarts_keep_the_order_of_declaration(way: Way) {
@@ -442,14 +442,14 @@ both_ways! {
         let within = inner.add(always(until_eof(way, 0))).unwrap();
         started(&mut story, &within, 1);
         drop(first.take_stdin());
-        assert!(within.wait_incarnation(2, DEADLINE), "{:?}", story.told);
+        assert!(within.wait_incarnation(2, DEADLINE).is_ok(), "{:?}", story.told);
         // A group that is never restarted does not restart with its siblings either.
         let once = outer.group(GroupPolicy::default().restart(Restart::Never)).unwrap();
         let within_once = once.add(always(until_eof(way, 0))).unwrap();
         started(&mut story, &within_once, 1);
         drop(first.take_stdin());
         assert_eq!(once.wait_timeout(DEADLINE), Some(GroupEndReason::WithParent));
-        assert!(within.wait_incarnation(3, DEADLINE) && within_once.wait_timeout(DEADLINE).is_some());
+        assert!(within.wait_incarnation(3, DEADLINE).is_ok() && within_once.wait_timeout(DEADLINE).is_some());
     }
 
     fn p16_any_exit_of_a_significant_member_counts(way: Way) {
@@ -502,7 +502,7 @@ both_ways! {
             assert!(error.to_string().contains("/nonexistent/program"), "{error}");
             let status = group.status().expect("a group");
             assert_eq!((status.state, status.members.len(), status.restarts), (GroupState::Running, 1, 0));
-            assert!(group.add(until_eof(way, 0)).unwrap().wait_ready(DEADLINE), "{:?}", story.told);
+            assert!(group.add(until_eof(way, 0)).unwrap().wait_ready(DEADLINE).is_ok(), "{:?}", story.told);
             assert_eq!((steady.incarnation(), steady.wait_timeout(Duration::ZERO).is_none()), (1, true));
             group.stop();
             let outline = outline(&story.rest(), &[]);
@@ -540,7 +540,7 @@ both_ways! {
         let outer = group(&story, Strategy::OneForOne);
         let inner = outer.group(Strategy::OneForOne).unwrap();
         let worker = inner.add(always(until_eof(way, 0))).unwrap();
-        assert!(worker.wait_ready(DEADLINE));
+        assert!(worker.wait_ready(DEADLINE).is_ok());
         for group in [&inner, &inner, &outer, &outer] {
             group.stop().wait(DEADLINE);
             assert_eq!(group.wait_timeout(DEADLINE), Some(GroupEndReason::Stopped));
@@ -558,13 +558,13 @@ both_ways! {
         let group = group(&story, Strategy::OneForAll);
         let job = group.add(until_eof(way, 0).name("job")).unwrap();
         let steady = group.add(always(until_eof(way, 0)).ready(Readiness::log_line("up"))).unwrap();
-        assert!(steady.wait_ready(DEADLINE));
-        assert!(group.start_member(&steady).unwrap().wait(Duration::ZERO), "it is already running");
+        assert!(steady.wait_ready(DEADLINE).is_ok());
+        assert!(group.start_member(&steady).unwrap().wait(Duration::ZERO).is_ok(), "it is already running");
         steady.stop().wait(DEADLINE);
         drop(job.take_stdin());
         assert!(job.wait_timeout(DEADLINE).is_some(), "{:?}", story.told);
         for worker in [&steady, &job] {
-            assert!(group.start_member(worker).unwrap().wait(DEADLINE), "{:?}", story.told);
+            assert!(group.start_member(worker).unwrap().wait(DEADLINE).is_ok(), "{:?}", story.told);
         }
         assert_eq!((steady.incarnation(), job.incarnation()), (2, 2));
         group.stop().wait(DEADLINE);
@@ -580,7 +580,7 @@ both_ways! {
         let database = batch.add(until_eof(way, 0).name("database").ready(Readiness::log_line("up"))).unwrap();
         let web = batch.add(until_eof(way, 0).name("web").depends_on(&database, DependencyCondition::Ready)).unwrap();
         assert_eq!(group.status().expect("a group").members.len(), 0);
-        assert!(batch.start().unwrap().wait(DEADLINE), "{:?}", story.told);
+        assert!(batch.start().unwrap().wait(DEADLINE).is_ok(), "{:?}", story.told);
         assert_eq!((database.incarnation(), web.incarnation()), (1, 1));
         let names: Vec<_> = group.status().expect("a group").members.into_iter().map(|member| member.name).collect();
         assert_eq!(names, ["database".into(), "web".into()]);
@@ -607,7 +607,7 @@ both_ways! {
         let group = group(&story, GroupPolicy::default().intensity(2, DEADLINE));
         let workers = [0; 3].map(|_| group.add(always(until_eof(way, 0))).unwrap());
         for worker in &workers {
-            assert!(worker.wait_incarnation(1, DEADLINE));
+            assert!(worker.wait_incarnation(1, DEADLINE).is_ok());
             drop(worker.take_stdin());
             story.find(|event| (event.worker == worker.id() && matches!(event.kind, EventKind::Exited { .. })).then_some(()));
         }
@@ -619,7 +619,7 @@ both_ways! {
         let group = group(&story, Strategy::OneForAll);
         let first = group.add(always(until_eof(way, 0))).unwrap();
         let second = group.add(always(until_eof(way, 0)).depends_on(&first, DependencyCondition::Ready)).unwrap();
-        assert!(second.wait_ready(DEADLINE));
+        assert!(second.wait_ready(DEADLINE).is_ok());
         drop(story);
         for worker in [first, second] {
             worker.wait_timeout(Duration::ZERO).expect("an exit");

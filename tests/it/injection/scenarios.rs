@@ -109,7 +109,7 @@ fn control(run: &Run) {
     let host = run.host();
     let spec = serving().ready(Readiness::control().timeout(SOON));
     let worker = run.must("spawn", || host.supervisor.spawn(spec.clone()));
-    run.check(worker.wait_ready(SOON), || format!("it became ready: {:?}", host.seen(&worker)));
+    run.check(worker.wait_ready(SOON).is_ok(), || format!("it became ready: {:?}", host.seen(&worker)));
     for n in 0..3 {
         let sum = run.must("call", || worker.call::<_, i64>("add", &[n, 40], SOON));
         run.check(sum == n + 40, || format!("the sum is {sum}"));
@@ -132,7 +132,7 @@ fn restart(run: &Run) {
     let policy = RestartPolicy::from(Restart::OnFailure).backoff(Backoff::constant(Duration::from_millis(1)));
     let spec = shell("echo >>$1; read line <$1; [ $(wc -l <$1) = 3 ]").arg(tally.path()).restart(policy);
     let worker = run.must("spawn", || host.supervisor.spawn(spec.clone()));
-    run.check(worker.wait_incarnation(3, SOON), || format!("it came back twice: {:?}", host.seen(&worker)));
+    run.check(worker.wait_incarnation(3, SOON).is_ok(), || format!("it came back twice: {:?}", host.seen(&worker)));
     let exit = host.exit_after(&worker, 3);
     run.check(exit.success(), || format!("the third time it ended well: {exit}"));
     let seen = host.seen(&worker);
@@ -146,7 +146,7 @@ fn stop(run: &Run) {
     let spec = WorkerSpec::new(FIXTURE).arg("ignore-term").messages(Pass::arg("--messages={}")).stop(stop);
     let spec = spec.ready(Readiness::message(|_| true).timeout(SOON));
     let worker = run.must("spawn", || host.supervisor.spawn(spec.clone()));
-    run.check(worker.wait_ready(SOON), || format!("it became ready: {:?}", host.seen(&worker)));
+    run.check(worker.wait_ready(SOON).is_ok(), || format!("it became ready: {:?}", host.seen(&worker)));
     run.must("freeze", || worker.freeze());
     run.must("thaw", || worker.thaw());
     let report = worker.stop().wait(SOON);
@@ -171,7 +171,7 @@ fn dropped(run: &Run) {
     let spec = shell(&format!("{DAEMON} echo; wait")).env(run.mark().0, run.mark().1).stdout(OutputMode::Lines);
     let spec = spec.ready(Readiness::log_line("").timeout(SOON)).restart(Restart::Always);
     let worker = run.must("spawn", || host.supervisor.spawn(spec.clone()));
-    run.check(worker.wait_ready(SOON), || format!("it became ready: {:?}", host.seen(&worker)));
+    run.check(worker.wait_ready(SOON).is_ok(), || format!("it became ready: {:?}", host.seen(&worker)));
     drop(host);
     run.check(becomes_true(|| run.marked().is_empty()), || format!("still there: {:?}", run.marked()));
 }
@@ -183,10 +183,10 @@ fn group(run: &Run) {
     let first = run.must("add", || group.add(member()));
     let second = run.must("add", || group.add(member().depends_on(&first, DependencyCondition::Ready)));
     for worker in [&first, &second] {
-        run.check(worker.wait_ready(SOON), || format!("it became ready: {:?}", host.seen(worker)));
+        run.check(worker.wait_ready(SOON).is_ok(), || format!("it became ready: {:?}", host.seen(worker)));
     }
     run.must("kill", || first.kill());
-    run.check(second.wait_incarnation(2, SOON), || format!("both came back: {:?}", host.seen(&second)));
+    run.check(second.wait_incarnation(2, SOON).is_ok(), || format!("both came back: {:?}", host.seen(&second)));
     let report = group.stop().wait(SOON);
     run.check(report.unfinished().count() == 0, || format!("it stopped: {report}"));
     let ends = || host.all().iter().filter(|event| event.contains("GroupEnded")).count();
@@ -204,7 +204,7 @@ fn readiness(run: &Run) {
         let spec = spec.stdin(StdinMode::Pipe).stderr(OutputMode::Lines);
         let worker = run.must("spawn", || host.supervisor.spawn(spec.clone()));
         let stdin = worker.take_stdin();
-        run.check(worker.wait_ready(SOON), || format!("it became ready: {:?}", host.seen(&worker)));
+        run.check(worker.wait_ready(SOON).is_ok(), || format!("it became ready: {:?}", host.seen(&worker)));
         drop(stdin);
         host.exit(&worker);
     }
