@@ -45,6 +45,9 @@ const HELLO_TIMEOUT: Duration = Duration::from_secs(60);
 /// The longest line of the parent, in bytes.
 const MAX_LINE: usize = 64 << 20;
 const READ_BYTES: usize = 64 << 10;
+/// How long the reading thread waits for the parent to read, for an answer of its own: it may have read more requests at once than
+/// the socket takes answers.
+const REPLY_PATIENCE: Duration = Duration::from_millis(100);
 
 /// A message of the parent.
 #[derive(Debug)]
@@ -212,7 +215,7 @@ impl ControlClient {
     fn abandon(&self, id: u64) {
         let cancellation = self.role.shared().endpoint.abandon(id);
         if let Some(line) = cancellation {
-            self.writer.try_write(&line);
+            self.writer.try_write(&line, Duration::ZERO);
         }
     }
 
@@ -276,8 +279,8 @@ impl ControlClient {
         };
         match received {
             Received::Answer(call, answer) => _ = call.complete(answer),
-            // The reading thread must not wait for the parent to read. If a pong is dropped, the parent sends the next ping.
-            Received::Reply(line) => self.writer.try_write(&line),
+            // The reading thread must not wait for a parent that does not read. If a pong is dropped, the parent sends the next ping.
+            Received::Reply(line) => self.writer.try_write(&line, REPLY_PATIENCE),
             Received::Forward(Inbound::Request { id, method, params, cancelled }) => {
                 let sender = Arc::clone(self) as Arc<dyn RpcSender>;
                 return Some(ParentMessage::Request(Request::new(id, (method, params), sender, cancelled, None)));

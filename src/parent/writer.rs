@@ -52,15 +52,15 @@ impl LineWriter {
         written
     }
 
-    /// Writes a line if that is possible without blocking; otherwise the line is dropped. While another thread writes, it is
+    /// Writes a line if the parent reads within `patience`; otherwise the line is dropped. While another thread writes, it is
     /// queued for that thread, which need not be blocked: the parent may have read its line, and answered, before the thread
     /// returns from write(2).
-    pub(super) fn try_write(&self, line: &[u8]) {
+    pub(super) fn try_write(&self, line: &[u8], patience: Duration) {
         let mut state = self.lock();
         match state.end.take() {
             Some(mut end) => {
                 drop(state);
-                end.try_write(line);
+                end.try_write(line, patience);
                 self.put(end);
             }
             None if state.queued.len() < QUEUED_BYTES_MAX => state.queued.extend_from_slice(line),
@@ -73,7 +73,7 @@ impl LineWriter {
         while !state.queued.is_empty() {
             let queued = mem::take(&mut state.queued);
             drop(state);
-            end.try_write(&queued);
+            end.try_write(&queued, Duration::ZERO);
             state = self.lock();
         }
         state.end = Some(end);
@@ -106,9 +106,9 @@ impl LineWriter {
 }
 
 impl WriteEnd {
-    fn try_write(&mut self, lines: &[u8]) {
+    fn try_write(&mut self, lines: &[u8], patience: Duration) {
         // A parent that does not read misses them.
-        drop(self.write(lines, &StartedTimeout::now(Timeout::after(Duration::ZERO))));
+        drop(self.write(lines, &StartedTimeout::now(Timeout::after(patience))));
     }
 
     fn write(&mut self, line: &[u8], timeout: &StartedTimeout<'_>) -> io::Result<()> {
@@ -138,30 +138,59 @@ impl WriteEnd {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pipe::named::{connect::ConnectOptions, listener::Listener, name::PipeName};
+    use crate::pipe::named::{connect::ConnectOptions, listener::Listener, name::PipeName, stream::Stream};
+    use std::thread;
 
     const DEADLINE: Duration = Duration::from_secs(30);
 
-    #[test]
-    fn queued_line_is_written_after_the_line_in_progress() {
+    /// A writer, and the parent's end of its connection.
+    fn connected() -> (LineWriter, Stream) {
         let directory = tempfile::tempdir().unwrap();
         let name = PipeName::new(directory.path().join("writer")).unwrap();
         let listener = Listener::bind(&name).unwrap();
         let client = ConnectOptions::new().connect(&name, DEADLINE).unwrap();
-        let (_reader, half) = client.split();
-        let server = listener.accept().unwrap();
-        let writer = LineWriter::new(ControlOutput::Socket(half));
-        let mut end = writer.take(&StartedTimeout::now(Timeout::never())).unwrap();
-        end.write(b"answer\n", &StartedTimeout::now(Timeout::never())).unwrap();
-        writer.try_write(b"pong\n");
-        writer.put(end);
-        writer.try_write(b"more\n");
+        (LineWriter::new(ControlOutput::Socket(client.split().1)), listener.accept().unwrap())
+    }
+
+    fn read(server: &Stream, bytes: usize) -> String {
         let mut said = Vec::new();
-        while said.len() < b"answer\npong\nmore\n".len() {
-            let mut part = [0; 64];
+        while said.len() < bytes {
+            let mut part = [0; 4096];
             let bytes = server.read_timeout(&mut part, DEADLINE).unwrap();
+            assert_ne!(bytes, 0, "the end after {} bytes", said.len());
             said.extend_from_slice(&part[..bytes]);
         }
-        assert_eq!(String::from_utf8(said).unwrap(), "answer\npong\nmore\n");
+        String::from_utf8(said).unwrap()
+    }
+
+    #[test]
+    fn queued_line_is_written_after_the_line_in_progress() {
+        let (writer, server) = connected();
+        let mut end = writer.take(&StartedTimeout::now(Timeout::never())).unwrap();
+        end.write(b"answer\n", &StartedTimeout::now(Timeout::never())).unwrap();
+        writer.try_write(b"pong\n", Duration::ZERO);
+        writer.put(end);
+        writer.try_write(b"more\n", Duration::ZERO);
+        let expected = "answer\npong\nmore\n";
+        assert_eq!(read(&server, expected.len()), expected);
+    }
+
+    #[test]
+    fn p15_answers_wait_for_a_parent_that_reads_soon() {
+        // More than the socket takes.
+        const LINES: usize = 10_000;
+        let (writer, server) = connected();
+        let (end, ended) = crossbeam_channel::bounded::<()>(0);
+        let (writing, reading) = thread::scope(|scope| {
+            let writing = scope.spawn(|| {
+                (0..LINES).for_each(|_| writer.try_write(b"pong\n", DEADLINE));
+                drop(end);
+            });
+            // Without patience all lines are written or dropped at once.
+            assert!(ended.recv_timeout(Duration::from_millis(50)).is_err(), "a time-out or the end");
+            let reading = read(&server, LINES * b"pong\n".len());
+            (writing.join(), reading)
+        });
+        assert!(writing.is_ok() && reading == "pong\n".repeat(LINES));
     }
 }

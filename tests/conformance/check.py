@@ -413,7 +413,7 @@ def check_lines(worker):
     request = worker.request("ping")
     worker.send({"later": {"id": 1}, **request})
     worker.answer_to(request)
-    requests = [worker.request(UNKNOWN_METHOD) for _ in range(1000)]
+    requests = [worker.request("ping") for _ in range(1000)]
     worker.send(*requests)
     worker.wait(len(requests))
     worker.settle()
