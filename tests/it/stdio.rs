@@ -1,6 +1,6 @@
 //! Calls over the standard input and output of workers that do not know the library.
 
-use crate::support::{DEADLINE, Story, Way, both_ways};
+use crate::support::{DEADLINE, Story, Way, alone, becomes_true, both_ways};
 use pipewright::{
     CallError, Event, EventKind, Framing, OutputMode, Pass, Readiness, Restart, SpawnError, SpecError, StdinMode,
     StdioProtocol, StopPolicy, StopStep, Watchdog, Worker, WorkerSpec,
@@ -8,6 +8,8 @@ use pipewright::{
 };
 use serde_json::{Value, json};
 use std::{
+    fs,
+    path::PathBuf,
     thread,
     time::{Duration, Instant},
 };
@@ -356,4 +358,32 @@ fn p16_settings_that_conflict_with_control_on_stdio_are_refused() {
     assert_eq!(conflict(spec().watchdog(Watchdog::ping(Duration::from_secs(1)))), ["watchdog", "control"]);
     let refused = spec().spawn_unsupervised().unwrap_err();
     assert!(matches!(refused, SpawnError::Spec(SpecError::ControlUnsupported)), "{refused:?}");
+}
+
+#[test]
+fn p14_worker_that_has_closed_its_output_and_reads_nothing_costs_nothing() {
+    if !alone("stdio::p14_worker_that_has_closed_its_output_and_reads_nothing_costs_nothing", |spec| spec) {
+        return;
+    }
+    let story = Story::new();
+    // Not all of its notifications can be read, since none is received.
+    let worker = story.supervisor.spawn(serving(Way::Direct, FRAMINGS[0]).control_window(1 << 14)).unwrap();
+    let _open = worker.start_call("burst and leave", &[250]).unwrap();
+    let text = "x".repeat(900_000);
+    worker.notify("tick", &[&text]).unwrap();
+    let is_paused = || story.supervisor.status().workers.iter().any(|worker| worker.is_paused);
+    assert!(becomes_true(is_paused));
+    let before = loop_time();
+    assert_eq!(worker.wait_timeout(Duration::from_secs(1)), None);
+    let spent = loop_time() - before;
+    assert!(spent < Duration::from_millis(100), "{spent:?} of processor time in a second");
+}
+
+/// The processor time of the only event loop of this process.
+fn loop_time() -> Duration {
+    let tasks = fs::read_dir("/proc/self/task").unwrap().map(|task| task.unwrap().path());
+    let read = |path: PathBuf| fs::read_to_string(path).unwrap_or_default();
+    let of_loop = tasks.filter(|task| read(task.join("comm")).trim_end() == "pipewright-loop");
+    let times = of_loop.map(|task| read(task.join("schedstat")).split(' ').next().unwrap().parse::<u64>().unwrap());
+    Duration::from_nanos(times.sum())
 }

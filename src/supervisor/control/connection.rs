@@ -294,7 +294,9 @@ impl RpcConnection {
     /// again and again.
     pub(crate) fn on_paused_event(&self) {
         let mut state = self.lock();
-        if state.wants_writes {
+        // A socket for reading alone has only been closed.
+        let is_split = matches!(&state.socket, SocketState::Open(socket) if socket.is_split());
+        if state.wants_writes && !is_split {
             state.flush_or_watch();
         } else {
             state.deregister_reader();
