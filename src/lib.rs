@@ -235,6 +235,7 @@ pub use parent::{BufferedSender, Parent, ParentError, ParentMessage, SendError};
 #[cfg(target_os = "linux")]
 pub use policy::{
     group::model::{AutoShutdown, DependencyCondition, Strategy},
+    readiness_call::ReadinessAnswer,
     restart::{Backoff, ExitMatch, Restart, RestartIntensity, RestartPolicy},
     stop::{StopPolicy, StopStep},
     survivors::SurvivorPolicy,

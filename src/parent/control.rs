@@ -32,7 +32,7 @@ use serde::{
     de::{DeserializeOwned, IgnoredAny},
 };
 use std::{
-    io,
+    io, process,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     thread,
     time::Duration,
@@ -82,6 +82,8 @@ pub(super) struct ControlClient {
     incoming: Receiver<ParentMessage>,
     /// Starts the listener of a connection that is not read before it is used.
     first_use: Option<Sender<()>>,
+    /// The process that has connected.
+    owner: u32,
 }
 
 /// Locked by the thread that reads.
@@ -130,7 +132,7 @@ impl ControlClient {
         let (rpc, buffer) = (RpcReader::new(Framing::Lines, MAX_LINE), vec![0; READ_BYTES]);
         let read_state = Mutex::new(ReadState { input, rpc, buffer, program: Some(program), is_closed: false });
         let (writer, role) = (LineWriter::new(output), ReaderRole::default());
-        let client = Arc::new(Self { writer, role, read_state, incoming, first_use });
+        let client = Arc::new(Self { writer, role, read_state, incoming, first_use, owner: process::id() });
         let weak = Arc::downgrade(&client);
         thread::Builder::new().name("pipewright-control".into()).spawn(move || {
             // Fails when the client is dropped unused.
@@ -262,6 +264,16 @@ impl ControlClient {
             }
         });
         !self.read_state().is_closed
+    }
+
+    /// Nothing is received any more. Messages that wait hold the connection open: requests are answered with an error.
+    pub(super) fn stop_receiving(&self) {
+        if self.owner != process::id() {
+            // A fork has a copy, and the original still receives.
+            return;
+        }
+        self.read_state().program = None;
+        self.incoming.try_iter().for_each(drop);
     }
 
     fn read_state(&self) -> MutexGuard<'_, ReadState> {

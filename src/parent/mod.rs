@@ -97,6 +97,14 @@ pub struct Parent {
     control: Option<Arc<ControlClient>>,
 }
 
+impl Drop for Parent {
+    fn drop(&mut self) {
+        if let Some(control) = &self.control {
+            control.stop_receiving();
+        }
+    }
+}
+
 impl_debug!(Parent, |parent| {
     messages: parent.messages.pipe(),
     framing: parent.messages.framing(),

@@ -13,6 +13,7 @@ pub(crate) mod descendants;
 pub(crate) mod group;
 pub(crate) mod lifecycle;
 pub(crate) mod readiness;
+pub(crate) mod readiness_call;
 pub(crate) mod receipts;
 pub(crate) mod restart;
 pub(crate) mod restart_history;

@@ -1,6 +1,6 @@
 //! Readiness of a started worker: what makes it ready, and how long it may take.
 
-use crate::deadline::Deadline;
+use crate::{deadline::Deadline, text::printable};
 use std::{
     fmt,
     time::{Duration, Instant},
@@ -25,20 +25,26 @@ pub(crate) enum ReadinessSource {
     Connect,
     /// The user's check succeeded.
     Check,
+    /// The worker answered the readiness call, and the answer was accepted.
+    Call,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum ReadinessInput {
     Observed(ReadinessSource),
     /// The output was searched up to its limit without a match.
     OutputLimit,
     /// End of file on the notification fd. Without effect after a newline.
     PipeClosed,
+    /// The readiness call failed.
+    CallFailed(Box<str>),
+    /// The worker can never become ready, for this reason.
+    Rejected(Box<str>),
     ProcessExited,
 }
 
 /// Times count from the start of the worker.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum ReadinessOutcome {
     /// Most of the timeout has passed, and the worker is not ready yet. Returned at most once, always before a timeout.
     Delayed {
@@ -51,7 +57,7 @@ pub(crate) enum ReadinessOutcome {
 }
 
 /// Why a worker is not ready. Times are measured from its start.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ReadinessError {
     /// It was not ready within its timeout.
@@ -68,6 +74,16 @@ pub enum ReadinessError {
     OutputLimit {
         /// Time since its start.
         after: Duration,
+    },
+    /// Its [readiness call](crate::Readiness::call) failed: the worker answered with an error, or closed its control connection.
+    CallFailed {
+        /// The error.
+        error: Box<str>,
+    },
+    /// Its answer to the [readiness call](crate::Readiness::call) is [fatal](crate::ReadinessAnswer::Fatal). It is not restarted.
+    Fatal {
+        /// Why it can never be used.
+        reason: Box<str>,
     },
     /// It exited first; `Exited` follows.
     Exited {
@@ -86,6 +102,8 @@ impl fmt::Display for ReadinessError {
             Self::OutputLimit { after } => {
                 write!(formatter, "not ready after 16 MiB of output and {after:.1?}")
             }
+            Self::CallFailed { error } => write!(formatter, "readiness call failed: {}", printable(&**error)),
+            Self::Fatal { reason } => write!(formatter, "cannot be used: {}", printable(&**reason)),
             Self::Exited { after } => write!(formatter, "exited before it was ready, after {after:.1?}"),
         }
     }
@@ -126,10 +144,20 @@ impl ReadinessTracker {
             {
                 self.end(now, |after| ReadinessOutcome::Failed(ReadinessError::OutputLimit { after }))
             }
+            ReadinessInput::CallFailed(error) if self.source == ReadinessSource::Call => {
+                self.end(now, |_| ReadinessOutcome::Failed(ReadinessError::CallFailed { error }))
+            }
+            ReadinessInput::Rejected(reason) if self.source == ReadinessSource::Call => {
+                self.end(now, |_| ReadinessOutcome::Failed(ReadinessError::Fatal { reason }))
+            }
             ReadinessInput::ProcessExited => {
                 self.end(now, |after| ReadinessOutcome::Failed(ReadinessError::Exited { after }))
             }
-            ReadinessInput::Observed(_) | ReadinessInput::PipeClosed | ReadinessInput::OutputLimit => None,
+            ReadinessInput::Observed(_)
+            | ReadinessInput::PipeClosed
+            | ReadinessInput::OutputLimit
+            | ReadinessInput::CallFailed(_)
+            | ReadinessInput::Rejected(_) => None,
         }
     }
 
@@ -182,7 +210,7 @@ mod tests {
     use proptest::prelude::*;
 
     const SECOND: Duration = Duration::from_secs(1);
-    const SOURCES: [ReadinessSource; 8] = [
+    const SOURCES: [ReadinessSource; 9] = [
         ReadinessSource::Started,
         ReadinessSource::Control,
         ReadinessSource::Message,
@@ -191,6 +219,7 @@ mod tests {
         ReadinessSource::SdNotify,
         ReadinessSource::Connect,
         ReadinessSource::Check,
+        ReadinessSource::Call,
     ];
 
     #[test]
@@ -209,7 +238,12 @@ mod tests {
             let became = Some(ReadinessOutcome::Ready { after: 2 * SECOND });
             assert_eq!(tracker.handle(ReadinessInput::Observed(source), t0 + 2 * SECOND), became);
             assert_eq!((tracker.poll_timeout(), tracker.is_over()), (None, true));
-            for sign in [ReadinessInput::Observed(source), ReadinessInput::PipeClosed, ReadinessInput::ProcessExited] {
+            for sign in [
+                ReadinessInput::Observed(source),
+                ReadinessInput::PipeClosed,
+                ReadinessInput::Rejected("no".into()),
+                ReadinessInput::ProcessExited,
+            ] {
                 assert_eq!(tracker.handle(sign, t0 + 3 * SECOND), None, "only one outcome: READY=1 may come twice");
             }
         }
@@ -278,6 +312,19 @@ mod tests {
     }
 
     #[test]
+    fn p15_a_failed_call_ends_the_wait_for_it() {
+        let t0 = start();
+        for source in SOURCES {
+            let ends = |input| ReadinessTracker::new(source, 3 * SECOND, t0).handle(input, t0 + SECOND);
+            let expected = |error| (source == ReadinessSource::Call).then_some(ReadinessOutcome::Failed(error));
+            let failed = ReadinessError::CallFailed { error: "no".into() };
+            assert_eq!(ends(ReadinessInput::CallFailed("no".into())), expected(failed), "{source:?}");
+            let fatal = ReadinessError::Fatal { reason: "no".into() };
+            assert_eq!(ends(ReadinessInput::Rejected("no".into())), expected(fatal), "{source:?}");
+        }
+    }
+
+    #[test]
     fn p15_exit_ends_the_wait() {
         let t0 = start();
         let mut tracker = ReadinessTracker::new(ReadinessSource::Connect, Duration::MAX, t0);
@@ -309,20 +356,22 @@ mod tests {
     proptest! {
         #[test]
         fn p15_any_history_has_one_final_outcome(
-            source in 0..8_usize,
-            history in prop::collection::vec((0..12_usize, 0..3000_u64), 0..40),
+            source in 0..9_usize,
+            history in prop::collection::vec((0..15_usize, 0..3000_u64), 0..40),
         ) {
             let t0 = start();
             let mut tracker = ReadinessTracker::new(SOURCES[source], 5 * SECOND, t0);
             let (mut now, mut outcomes, mut delays) = (t0, Vec::new(), 0);
-            let rest = [(10, 100_000), (10, 0)];
+            let rest = [(11, 100_000), (11, 0)];
             for (event, pause_ms) in history.into_iter().chain(rest) {
                 now += Duration::from_millis(pause_ms);
                 match event {
-                    8 => outcomes.extend(tracker.handle(ReadinessInput::PipeClosed, now)),
-                    9 => outcomes.extend(tracker.handle(ReadinessInput::ProcessExited, now)),
-                    11 => outcomes.extend(tracker.handle(ReadinessInput::OutputLimit, now)),
-                    10 => match tracker.timeout(now) {
+                    9 => outcomes.extend(tracker.handle(ReadinessInput::PipeClosed, now)),
+                    10 => outcomes.extend(tracker.handle(ReadinessInput::ProcessExited, now)),
+                    12 => outcomes.extend(tracker.handle(ReadinessInput::OutputLimit, now)),
+                    13 => outcomes.extend(tracker.handle(ReadinessInput::CallFailed("no".into()), now)),
+                    14 => outcomes.extend(tracker.handle(ReadinessInput::Rejected("no".into()), now)),
+                    11 => match tracker.timeout(now) {
                         Some(ReadinessOutcome::Delayed { .. }) => delays += usize::from(outcomes.is_empty()),
                         outcome => outcomes.extend(outcome),
                     },

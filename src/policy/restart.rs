@@ -365,6 +365,8 @@ pub enum GiveUpReason {
     FatalSignal,
     /// It can never be started: its program does not exist or is not executable.
     SpawnFailed,
+    /// Its answer to the [readiness call](crate::Readiness::call) is [fatal](crate::ReadinessAnswer::Fatal).
+    FatalAnswer,
 }
 
 impl fmt::Display for GiveUpReason {
@@ -374,6 +376,7 @@ impl fmt::Display for GiveUpReason {
             Self::FatalCode => "its exit code is fatal",
             Self::FatalSignal => "it was terminated by a fatal signal",
             Self::SpawnFailed => "its program cannot be started",
+            Self::FatalAnswer => "its answer to the readiness call is fatal",
         })
     }
 }

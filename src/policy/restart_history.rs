@@ -14,6 +14,8 @@ pub(crate) enum RunEnd {
     Exited { status: ExitStatus, ran: Duration },
     /// The supervisor ended it after `ran`: it did not become ready, its watchdog timed out, or it exceeded its runtime.
     Unhealthy { ran: Duration },
+    /// The supervisor ended it after `ran`, since its answer to the readiness call is fatal.
+    Rejected { ran: Duration },
     /// It could not be started, for a reason that may pass.
     StartFailed,
     /// It could not be started because the host is short of a resource, which is no failure of the worker.
@@ -100,7 +102,7 @@ impl RestartHistory {
     }
 
     pub(crate) fn decide(&mut self, end: RunEnd, now: Instant) -> RestartDecision {
-        if let RunEnd::Exited { ran, .. } | RunEnd::Unhealthy { ran } = end
+        if let RunEnd::Exited { ran, .. } | RunEnd::Unhealthy { ran } | RunEnd::Rejected { ran } = end
             && self.policy.delays().is_reset_by(ran)
         {
             self.in_a_row = 0;
@@ -108,7 +110,11 @@ impl RestartHistory {
         }
         let shortages = match end {
             RunEnd::HostShortage => self.shortages_in_a_row.saturating_add(1),
-            RunEnd::Exited { .. } | RunEnd::Unhealthy { .. } | RunEnd::StartFailed | RunEnd::Unstartable => 0,
+            RunEnd::Exited { .. }
+            | RunEnd::Unhealthy { .. }
+            | RunEnd::Rejected { .. }
+            | RunEnd::StartFailed
+            | RunEnd::Unstartable => 0,
         };
         let shortages_before = std::mem::replace(&mut self.shortages_in_a_row, shortages);
         let is_wanted = match end {
@@ -132,6 +138,7 @@ impl RestartHistory {
             },
             RunEnd::Unhealthy { .. } | RunEnd::StartFailed => self.policy.restart() != Restart::Never,
             RunEnd::Unstartable => return RestartDecision::GiveUp(GiveUpReason::SpawnFailed),
+            RunEnd::Rejected { .. } => return RestartDecision::GiveUp(GiveUpReason::FatalAnswer),
         };
         if !is_wanted {
             return RestartDecision::Finish;
@@ -277,6 +284,10 @@ mod tests {
         let signals = RestartPolicy::from(Restart::Always).fatal([ExitMatch::Signal(11)]);
         assert_eq!(decide(signals, CRASH), RestartDecision::GiveUp(GiveUpReason::FatalSignal));
         assert_eq!(decide(Restart::Always, RunEnd::Unstartable), RestartDecision::GiveUp(GiveUpReason::SpawnFailed));
+        for restart in [Restart::Never, Restart::OnFailure, Restart::Always] {
+            let rejected = RunEnd::Rejected { ran: Duration::ZERO };
+            assert_eq!(decide(restart, rejected), RestartDecision::GiveUp(GiveUpReason::FatalAnswer));
+        }
         assert_eq!(decide(Restart::Never, RunEnd::StartFailed), RestartDecision::Finish);
         assert!(is_restart(decide(policy, RunEnd::StartFailed)));
     }

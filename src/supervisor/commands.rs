@@ -4,6 +4,7 @@ use crate::{
     ids::{GroupId, WorkerId},
     launch::{descriptors::ParentSockets, error::SpawnError},
     pipe::anonymous::ends::PipeReader,
+    policy::readiness_call::ReadinessAnswer,
     supervisor::{
         containment::{guard::GuardReport, inspector::request::ScanResult},
         control::{connection::ConnectionEvent, server::ControlListener},
@@ -41,6 +42,8 @@ pub(crate) enum Command {
     SpawnFailed(WorkerId, SpawnError),
     /// The readiness probe of this incarnation of a worker has succeeded.
     ProbeSucceeded(WorkerId, u32),
+    /// What the result of the readiness call of this incarnation of a worker means.
+    ReadinessJudged(WorkerId, u32, ReadinessAnswer),
     /// A batch of messages of this incarnation of a worker does not make it ready.
     MessagesRejected(WorkerId, u32),
     /// A call on a worker's handle.

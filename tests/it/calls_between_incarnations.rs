@@ -2,8 +2,8 @@
 
 use crate::support::{Chance, DEADLINE, Story};
 use pipewright::{
-    Backoff, CallError, DependencyCondition, EventKind, GroupPolicy, OutputMode, Pass, Readiness, Restart,
-    RestartIntensity, RestartPolicy, StopPolicy, Worker, WorkerSpec,
+    Backoff, CallError, DependencyCondition, EventKind, GroupPolicy, OutputMode, Pass, Readiness, ReadinessAnswer,
+    Restart, RestartIntensity, RestartPolicy, StopPolicy, Worker, WorkerSpec,
 };
 use serde_json::Value;
 use std::{
@@ -213,10 +213,20 @@ fn p15_member_before_its_first_start_counts_as_going_to_start() {
 
 #[test]
 fn p02_calls_during_restarts_end_once_and_are_executed_at_most_once() {
+    call_during_restarts(restarted(Duration::from_millis(1)));
+}
+
+#[test]
+fn p02_calls_during_restarts_with_a_handshake_end_once_and_are_executed_at_most_once() {
+    let ready = Readiness::call("echo", &["hello"], |_: [String; 1]| ReadinessAnswer::Ready);
+    call_during_restarts(restarted(Duration::from_millis(1)).ready(ready));
+}
+
+fn call_during_restarts(spec: WorkerSpec) {
     const CALLERS: u32 = 40;
     const CALLS: u32 = 50;
     let story = Story::new();
-    let worker = answering(&story, restarted(Duration::from_millis(1)).args(["--threads", "2"]));
+    let worker = answering(&story, spec.args(["--threads", "2"]));
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("calls").display().to_string();
     let outcomes: Vec<(String, Result<String, CallError>)> = thread::scope(|scope| {

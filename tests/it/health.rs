@@ -330,7 +330,7 @@ both_ways! {
             assert_eq!(report.unfinished().count(), 1, "{report}");
             worker.kill().unwrap();
             let events = story.rest();
-            let why = events.iter().find_map(|event| match event.kind {
+            let why = events.iter().find_map(|event| match &event.kind {
                 EventKind::NotReady { reason: why, .. } => Some(why),
                 _ => None,
             });

@@ -27,6 +27,7 @@ mod foreign;
 mod foreign_text;
 mod groups;
 mod guard;
+mod handshake;
 mod health;
 mod hello;
 mod house;

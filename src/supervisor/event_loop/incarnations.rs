@@ -3,7 +3,10 @@
 use crate::{
     ids::WorkerId,
     launch::child::GroupCleanup,
-    policy::lifecycle::{LifecycleInput, StopRequest},
+    policy::{
+        lifecycle::{LifecycleInput, StopRequest},
+        restart_history::RunEnd,
+    },
     supervisor::{
         commands::{Action, SpawnedProcess},
         containment::inspector::{
@@ -15,6 +18,7 @@ use crate::{
         incarnation::{
             Incarnation,
             context::{FIRST_CHECK, Fact, IncarnationContext, LAST_CHECK},
+            health::HealthFailure,
             transitions::UNKILLABLE_PERIOD,
         },
         process_trees::UnkillableProcess,
@@ -85,8 +89,14 @@ impl EventLoop {
             if let Some(fact) = self.pending.facts.pop_front() {
                 match fact {
                     Fact::Ready(worker) => self.supervise(|supervision, cx| supervision.member_ready(worker, cx)),
-                    Fact::Finished { worker, exit, unhealthy } => {
-                        let end = IncarnationEnd::Exited { exit, unhealthy };
+                    Fact::Finished { worker, exit, failure } => {
+                        let (status, ran) = (exit.status, exit.duration);
+                        let run = match failure {
+                            None => RunEnd::Exited { status, ran },
+                            Some(HealthFailure::Unhealthy) => RunEnd::Unhealthy { ran },
+                            Some(HealthFailure::Rejected) => RunEnd::Rejected { ran },
+                        };
+                        let end = IncarnationEnd::Exited { exit, run };
                         self.supervise(|supervision, cx| supervision.on_incarnation_end(worker, end, cx));
                         self.sink.trace.end_incarnation(worker);
                     }

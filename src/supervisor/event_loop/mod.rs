@@ -173,6 +173,9 @@ impl EventLoop {
             Command::ProbeSucceeded(worker, number) => {
                 self.on_incarnation(worker, number, Incarnation::probe_succeeded);
             }
+            Command::ReadinessJudged(worker, number, answer) => {
+                self.on_incarnation(worker, number, |incarnation, cx| incarnation.readiness_judged(answer, cx));
+            }
             Command::MessagesRejected(worker, number) => {
                 self.on_incarnation(worker, number, Incarnation::messages_rejected);
             }

@@ -21,6 +21,7 @@ use crate::{
         worker::{SharedWorker, handlers::HandlerScope, process::WorkerProcess, wait_error::WaitError},
     },
     wire::{
+        decode::{DecodeError, decode},
         jsonrpc::{
             completion::Completion,
             error::{CallError, RpcError},
@@ -188,6 +189,18 @@ impl Worker {
     /// [`WaitError::TimedOut`], or [`WaitError::Ended`] with the exit if the worker has ended and does not run again by itself.
     pub fn wait_ready(&self, timeout: Duration) -> Result<(), WaitError> {
         self.shared.wait_until(now().checked_add(timeout), WorkerProcess::is_ready)
+    }
+
+    /// Returns the result of the [readiness call](crate::Readiness::call) that made the current or last incarnation ready; `None` if it was
+    /// not ready, or becomes ready in another way.
+    ///
+    /// # Errors
+    ///
+    /// If the result is not an `R`.
+    pub fn handshake<R: DeserializeOwned>(&self) -> Result<Option<R>, DecodeError> {
+        let process = self.shared.process();
+        let result = process.as_ref().and_then(|process| process.handshake());
+        result.map(|result| decode(result.get())).transpose()
     }
 
     /// Returns the number of the current or last incarnation, counted from 1.

@@ -8,6 +8,7 @@ use crate::{
         control::server::ControlServer,
         events::sink::EventSink,
         flow_control::FlowControl,
+        incarnation::health::HealthFailure,
         process_trees::ProcessTrees,
         reactor::{Reactor, arena::Key},
         spawner::Spawner,
@@ -41,8 +42,8 @@ pub(crate) enum Fact {
     Finished {
         worker: WorkerId,
         exit: Arc<Exit>,
-        /// The supervisor stopped it by itself: it did not become ready, its watchdog expired, or it reached its maximum runtime.
-        unhealthy: bool,
+        /// Why the supervisor stopped it by itself.
+        failure: Option<HealthFailure>,
     },
 }
 

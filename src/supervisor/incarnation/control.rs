@@ -84,7 +84,7 @@ impl Incarnation {
         self.session = Some(ControlSession::new(Arc::clone(socket), connection, (window, &cx.sink.handlers.waiting)));
         connection.open(socket, frame_reader);
         self.register(Token::Control(self.key), cx);
-        self.shared.route_calls(|calls| calls.open(connection));
+        self.control_opened(cx);
     }
 
     /// Handles readiness of the control connection: sends queued data and reads once.
@@ -115,6 +115,7 @@ impl Incarnation {
             self.session = Some(session);
             self.check_receipts(cx);
         }
+        self.check_handshake(cx);
         if let Some(time) = extension {
             self.extend(time, cx);
         }
@@ -186,6 +187,7 @@ impl Incarnation {
         self.shared.route_calls(CallRouter::disconnected);
         if self.process.disconnect() {
             cx.sink.send(self.event(EventKind::ControlDisconnected(why)));
+            self.handshake_disconnected(&why.to_string(), cx);
         }
     }
 
@@ -208,6 +210,7 @@ impl Incarnation {
                 }
             }
         }
+        self.check_handshake(cx);
         self.shared.route_calls(CallRouter::suspend);
         self.forget_control(cx);
     }

@@ -16,6 +16,7 @@ use crate::{
             Incarnation,
             context::{Fact, IncarnationContext},
             control::EXIT_GRACE_TIME,
+            health::{Handshake, HealthFailure},
             message_probe::MessageProbe,
             probe::ReadinessProbe,
         },
@@ -37,7 +38,7 @@ use std::{
 };
 
 /// The time after which a failed start of a probe thread is retried.
-const PROBE_BACKOFF_TIME: Duration = Duration::from_millis(50);
+pub(crate) const PROBE_BACKOFF_TIME: Duration = Duration::from_millis(50);
 /// The most datagrams that are received from one worker before other workers are served.
 const DATAGRAMS_PER_EVENT: usize = 64;
 /// The most reads from the readiness pipe of an exited worker; more than a pipe holds.
@@ -52,6 +53,9 @@ impl Incarnation {
         if let Some(predicate) = ready.message_predicate() {
             self.health.message_probe = Some(MessageProbe::new(Arc::clone(predicate)));
         }
+        if ready.is_by_call() {
+            self.health.handshake = Some(Handshake::default());
+        }
         self.health.readiness = Some(tracker);
         if let Some(Err(error)) = self.probe(cx) {
             self.warn_of_probe(error, cx);
@@ -63,6 +67,9 @@ impl Incarnation {
     /// Starts the thread of the probe, if there is one. A failed start is retried by timer, since nothing else makes the worker ready.
     pub(crate) fn probe(&mut self, cx: &mut IncarnationContext<'_>) -> Option<io::Result<()>> {
         self.health.readiness.as_ref()?;
+        if self.health.handshake.is_some() {
+            return self.continue_handshake(cx);
+        }
         let (worker, incarnation) = (self.shared.id(), self.process.number());
         let commands = cx.commands.clone();
         let started = if let Some(message_probe) = &self.health.message_probe {
@@ -78,7 +85,7 @@ impl Incarnation {
         Some(started)
     }
 
-    fn warn_of_probe(&mut self, error: io::Error, cx: &mut IncarnationContext<'_>) {
+    pub(crate) fn warn_of_probe(&mut self, error: io::Error, cx: &mut IncarnationContext<'_>) {
         cx.sink.send(self.event(EventKind::Warning(Box::new(Warning::ProbeThreadFailed { error }))));
     }
 
@@ -108,6 +115,7 @@ impl Incarnation {
                 return cx.sink.send(self.event(EventKind::ReadinessDelayed { waited }));
             }
             ReadinessOutcome::Ready { after } => {
+                self.complete_handshake();
                 self.end_readiness();
                 cx.sink.send(self.event(EventKind::Ready { after }));
                 return self.start_watchdog(cx);
@@ -115,16 +123,21 @@ impl Incarnation {
             ReadinessOutcome::Failed(why) => why,
         };
         let recent_output = self.end_readiness();
+        let failure = match why {
+            ReadinessError::Exited { .. } => None,
+            ReadinessError::Fatal { .. } => Some(HealthFailure::Rejected),
+            _ => Some(HealthFailure::Unhealthy),
+        };
         cx.sink.send(self.event(EventKind::NotReady { reason: why, recent_output }));
-        if !matches!(why, ReadinessError::Exited { .. }) {
-            self.stop_unhealthy(cx);
+        if let Some(failure) = failure {
+            self.stop_unhealthy(failure, cx);
         }
     }
 
     /// Stops the worker without a request, unless it is already stopping.
-    fn stop_unhealthy(&mut self, cx: &mut IncarnationContext<'_>) {
+    fn stop_unhealthy(&mut self, failure: HealthFailure, cx: &mut IncarnationContext<'_>) {
         if self.lifecycle.is_running() {
-            self.health.is_unhealthy = true;
+            self.health.failure = Some(failure);
             self.input(LifecycleInput::Stop(StopRequest::Advance), cx);
         }
     }
@@ -134,7 +147,7 @@ impl Incarnation {
         if self.lifecycle.is_running() {
             let after = cx.reactor.clock.now().saturating_duration_since(self.started);
             cx.sink.send(self.event(EventKind::RuntimeExceeded { after }));
-            self.stop_unhealthy(cx);
+            self.stop_unhealthy(HealthFailure::Unhealthy, cx);
         }
     }
 
@@ -306,7 +319,7 @@ impl Incarnation {
             WatchdogAction::SendAbortSignal(signal) => drop(self.process.child().signal(signal)),
             WatchdogAction::Stop => {
                 cx.sink.send(self.event(EventKind::WatchdogTimeout));
-                self.stop_unhealthy(cx);
+                self.stop_unhealthy(HealthFailure::Unhealthy, cx);
             }
         }
     }
@@ -345,6 +358,7 @@ impl Incarnation {
         self.health.readiness = None;
         self.health.readiness_probe = None;
         self.health.message_probe = None;
+        self.health.handshake = None;
         self.take_recent_output()
     }
 

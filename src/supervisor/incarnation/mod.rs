@@ -3,6 +3,7 @@
 pub(crate) mod context;
 pub(crate) mod control;
 pub(crate) mod delivery;
+pub(crate) mod handshake;
 pub(crate) mod health;
 pub(crate) mod health_checks;
 pub(crate) mod message_probe;

@@ -76,6 +76,7 @@ impl Incarnation {
         // It has closed only its standard input, and may still write.
         if let Some(connection) = self.process.connection().filter(|_| self.process.child().is_running()) {
             connection.fail_calls();
+            self.check_handshake(cx);
         }
     }
 }

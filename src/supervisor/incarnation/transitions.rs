@@ -13,6 +13,7 @@ use crate::{
         incarnation::{
             Incarnation,
             context::{Fact, IncarnationContext},
+            health::Handshake,
             message_probe::MessageProbe,
         },
         process_trees::UnkillableProcess,
@@ -55,7 +56,8 @@ impl Incarnation {
             return;
         }
         self.health.exited_at = Some(cx.reactor.clock.now());
-        let is_probe_busy = self.health.message_probe.as_ref().is_some_and(MessageProbe::is_busy);
+        let is_probe_busy = self.health.message_probe.as_ref().is_some_and(MessageProbe::is_busy)
+            || self.health.handshake.as_ref().is_some_and(Handshake::is_judging);
         if is_probe_busy && self.lifecycle.is_running() {
             let time = self.spec.drain_timeout;
             return cx.reactor.set_timer_after(time, Timer::MessageProbe(self.key));
@@ -190,8 +192,8 @@ impl Incarnation {
         if let Some(notices) = self.health.notifications.socket.take() {
             drop(cx.reactor.poller.remove(&notices));
         }
-        let (worker, unhealthy) = (self.shared.id(), self.health.is_unhealthy);
-        cx.facts.push_back(Fact::Finished { worker, exit, unhealthy });
+        let (worker, failure) = (self.shared.id(), self.health.failure);
+        cx.facts.push_back(Fact::Finished { worker, exit, failure });
     }
 
     /// Whether the process group is killed with the process: always if the supervisor stops it, otherwise according to the survivor policy.

@@ -25,6 +25,7 @@ pub(crate) mod control;
 pub(crate) mod control_source;
 pub(crate) mod group;
 pub(crate) mod readiness;
+pub(crate) mod readiness_call;
 pub(crate) mod survivors;
 pub(crate) mod unsupervised;
 pub(crate) mod validate;

@@ -5,11 +5,12 @@ use crate::{
         error::{PatternError, SpecError},
         pass::Pass,
     },
-    policy::readiness::ReadinessSource,
-    supervisor::panics::catch,
+    policy::{readiness::ReadinessSource, readiness_call::ReadinessAnswer},
+    supervisor::{panics::catch, spec::readiness_call::CallSpec},
     wire::message::{Line, Message},
 };
 use regex_lite::Regex;
+use serde::{Serialize, de::DeserializeOwned};
 use std::{
     fmt,
     net::{TcpStream, ToSocketAddrs},
@@ -63,6 +64,7 @@ pub(crate) enum Wanted {
     Newline(Pass),
     Notify,
     Probe(Probe),
+    Call(Box<CallSpec>),
 }
 
 /// What is tried again and again.
@@ -138,6 +140,59 @@ impl Readiness {
         Self::new(Wanted::Probe(Probe::Check(Arc::new(is_ready))))
     }
 
+    /// Ready when the worker has answered this call, and `judge` accepts the result: the handshake of every incarnation.
+    ///
+    /// The call is sent when the worker has connected, before any other: calls and notifications of the program wait in their order until
+    /// the worker is ready. `judge` runs on a thread of its own, so it may block. After [`NotYet`](ReadinessAnswer::NotYet) the call is
+    /// repeated, after 10 ms at first and 500 ms at last, until the [timeout](Self::timeout). A panic counts as `NotYet`, and goes to the
+    /// panic hook. The accepted result is kept: [`Worker::handshake`](crate::Worker::handshake) returns it.
+    ///
+    /// The worker is not ready, and is stopped, in these cases:
+    ///
+    /// * [`Fatal`](ReadinessAnswer::Fatal), a result that is not an `R`, and an error response whose code says that the call is wrong
+    ///   (-32600 invalid request, -32601 method not found, -32602 invalid parameters) end the worker, whatever its restart policy says:
+    ///   [`ReadinessError::Fatal`](crate::events::ReadinessError::Fatal), and then
+    ///   [`GiveUpReason::FatalAnswer`](crate::events::GiveUpReason::FatalAnswer).
+    /// * After another error response, and after the end of the connection,
+    ///   ([`ReadinessError::CallFailed`](crate::events::ReadinessError::CallFailed)) its restart policy decides.
+    ///
+    /// Requires a control connection: [`WorkerSpec::control`](crate::WorkerSpec::control) or
+    /// [`control_on_stdio`](crate::WorkerSpec::control_on_stdio).
+    ///
+    /// ```
+    /// use pipewright::{Pass, Readiness, ReadinessAnswer, WorkerSpec};
+    /// use serde::Deserialize;
+    /// use serde_json::json;
+    ///
+    /// #[derive(Deserialize)]
+    /// struct Hello {
+    ///     version: u32,
+    /// }
+    ///
+    /// let ready = Readiness::call("initialize", &json!({"client": "editor"}), |hello: Hello| match hello.version {
+    ///     2.. => ReadinessAnswer::Ready,
+    ///     old => ReadinessAnswer::Fatal(format!("version {old} is not supported")),
+    /// });
+    /// WorkerSpec::new("./plugin").control(Pass::env("PIPEWRIGHT_CONTROL")).ready(ready.then_notify("initialized", &()));
+    /// ```
+    #[doc(alias = "initialize")]
+    #[doc(alias = "handshake")]
+    pub fn call<P, R>(method: &str, params: &P, judge: impl Fn(R) -> ReadinessAnswer + Send + Sync + 'static) -> Self
+    where
+        P: Serialize + ?Sized,
+        R: DeserializeOwned,
+    {
+        Self::new(Wanted::Call(Box::new(CallSpec::new(method, params, judge))))
+    }
+
+    /// With [`call`](Self::call): sends this notification when the worker is ready, before the calls that wait. No effect otherwise.
+    pub fn then_notify<P: Serialize + ?Sized>(mut self, method: &str, params: &P) -> Self {
+        if let Wanted::Call(call) = &mut self.wanted {
+            call.then_notify(method, params);
+        }
+        self
+    }
+
     /// Timeout from the start; by default 30 s.
     #[doc(alias = "TimeoutStartSec")]
     pub fn timeout(mut self, timeout: Duration) -> Self {
@@ -155,6 +210,7 @@ impl Readiness {
             Wanted::Notify => ReadinessSource::SdNotify,
             Wanted::Probe(Probe::Tcp(_) | Probe::Unix(_)) => ReadinessSource::Connect,
             Wanted::Probe(Probe::Check(_)) => ReadinessSource::Check,
+            Wanted::Call(_) => ReadinessSource::Call,
         }
     }
 
@@ -167,11 +223,24 @@ impl Readiness {
 
     /// Whether the host's own code is in it.
     pub(crate) fn holds_closure(&self) -> bool {
-        matches!(self.wanted, Wanted::Message(_) | Wanted::Probe(Probe::Check(_)))
+        matches!(self.wanted, Wanted::Message(_) | Wanted::Probe(Probe::Check(_)) | Wanted::Call(_))
     }
 
-    pub(crate) fn is_by_control(&self) -> bool {
-        matches!(self.wanted, Wanted::Control)
+    /// Whether the worker has to connect to become ready.
+    pub(crate) fn needs_connection(&self) -> bool {
+        matches!(self.wanted, Wanted::Control | Wanted::Call(_))
+    }
+
+    pub(crate) fn is_by_call(&self) -> bool {
+        matches!(self.wanted, Wanted::Call(_))
+    }
+
+    /// The call that makes the worker ready.
+    pub(crate) fn readiness_call(&self) -> Option<&CallSpec> {
+        match &self.wanted {
+            Wanted::Call(call) => Some(call),
+            _ => None,
+        }
     }
 
     pub(crate) fn is_by_notice(&self) -> bool {
@@ -209,6 +278,7 @@ impl Readiness {
             Wanted::Line(pattern, Err(source)) => {
                 Err(SpecError::InvalidPattern { pattern: pattern.clone(), source: source.clone() })
             }
+            Wanted::Call(call) => call.check(),
             Wanted::Probe(Probe::Tcp(address)) if !is_host_and_port(address) => {
                 refuse("connect_tcp", format!("{address:?} is not `host:port`"))
             }
@@ -259,6 +329,7 @@ impl fmt::Debug for Wanted {
             Self::Probe(Probe::Tcp(address)) => write!(formatter, "connections at {address}"),
             Self::Probe(Probe::Unix(path)) => write!(formatter, "connections at {}", path.display()),
             Self::Probe(Probe::Check(_)) => formatter.write_str("a check"),
+            Self::Call(call) => write!(formatter, "{call:?}"),
         }
     }
 }

@@ -43,7 +43,7 @@ impl WorkerSpec {
     }
 
     pub(crate) fn time_to_connect(&self) -> Duration {
-        let to_be_ready = self.ready.as_ref().filter(|ready| ready.is_by_control()).map(|ready| ready.timeout);
+        let to_be_ready = self.ready.as_ref().filter(|ready| ready.needs_connection()).map(|ready| ready.timeout);
         self.control_connect_timeout.max(to_be_ready.unwrap_or_default())
     }
 

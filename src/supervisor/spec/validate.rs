@@ -99,6 +99,9 @@ impl WorkerSpec {
                 Wanted::Control if self.control != ControlSource::Pipe => {
                     return missing(["ready", "control"], "readiness by control needs a control pipe");
                 }
+                Wanted::Call(_) if !matches!(self.control, ControlSource::Pipe | ControlSource::Stdio(_)) => {
+                    return missing(["ready", "control"], "readiness by a call needs a control connection");
+                }
                 Wanted::Message(_) if self.messages == MessageSource::Nowhere => {
                     return missing(["ready", "messages"], "readiness by a message needs messages");
                 }

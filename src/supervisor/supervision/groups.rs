@@ -190,7 +190,11 @@ impl Supervision {
         let Some(record) = self.workers.get_mut(&worker) else { return };
         let success = match cause {
             RunEnd::Exited { status, .. } => record.spec.restart.is_success(status),
-            RunEnd::Unhealthy { .. } | RunEnd::StartFailed | RunEnd::HostShortage | RunEnd::Unstartable => false,
+            RunEnd::Unhealthy { .. }
+            | RunEnd::Rejected { .. }
+            | RunEnd::StartFailed
+            | RunEnd::HostShortage
+            | RunEnd::Unstartable => false,
         };
         record.phase = WorkerPhase::Stopped;
         let mut decision = record.decide(cause, now);

@@ -34,11 +34,7 @@ const LONGEST_BACKOFF: Duration = Duration::from_secs(30 * 365 * 24 * 3600);
 
 /// The end of an incarnation.
 pub(crate) enum IncarnationEnd {
-    Exited {
-        exit: Arc<Exit>,
-        /// The supervisor stopped it by itself; see `Fact::Finished`.
-        unhealthy: bool,
-    },
+    Exited { exit: Arc<Exit>, run: RunEnd },
     SpawnFailed(SpawnError),
 }
 
@@ -136,11 +132,9 @@ impl Supervision {
     ) {
         let Some(record) = self.workers.get_mut(&worker) else { return };
         let (cause, end) = match end {
-            IncarnationEnd::Exited { exit, unhealthy } => {
-                let (status, ran) = (exit.status, exit.duration);
-                let cause = if unhealthy { RunEnd::Unhealthy { ran } } else { RunEnd::Exited { status, ran } };
+            IncarnationEnd::Exited { exit, run } => {
                 record.last = Some((Arc::clone(&exit), now()));
-                (cause, UnreportedEnd::Exited(exit))
+                (run, UnreportedEnd::Exited(exit))
             }
             IncarnationEnd::SpawnFailed(error) => {
                 let Some(error) = self.refuse_member(worker, error, cx) else { return };

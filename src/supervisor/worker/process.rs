@@ -8,11 +8,12 @@ use crate::{
         sync::lock,
     },
 };
+use serde_json::value::RawValue;
 use std::{
     io,
     os::fd::{AsFd, BorrowedFd},
     sync::{
-        Arc, Mutex,
+        Arc, Mutex, OnceLock,
         atomic::{AtomicBool, Ordering},
     },
 };
@@ -26,11 +27,20 @@ pub(crate) struct WorkerProcess {
     /// The control connection, if the spec has one.
     pub(crate) connection: Option<Arc<RpcConnection>>,
     is_ready: AtomicBool,
+    /// The accepted result of the readiness call.
+    handshake: OnceLock<Box<RawValue>>,
 }
 
 impl WorkerProcess {
     pub(crate) fn new(number: u32, tree: ProcessTree, ends: ParentFds, connection: Option<Arc<RpcConnection>>) -> Self {
-        Self { number, tree: Arc::new(tree), ends: Mutex::new(ends), connection, is_ready: AtomicBool::new(false) }
+        Self {
+            number,
+            tree: Arc::new(tree),
+            ends: Mutex::new(ends),
+            connection,
+            is_ready: AtomicBool::new(false),
+            handshake: OnceLock::new(),
+        }
     }
 
     pub(crate) fn tree(&self) -> &Arc<ProcessTree> {
@@ -43,6 +53,15 @@ impl WorkerProcess {
 
     pub(crate) fn is_ready(&self) -> bool {
         self.is_ready.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn set_handshake(&self, result: Box<RawValue>) {
+        // Readiness is reached once.
+        drop(self.handshake.set(result));
+    }
+
+    pub(crate) fn handshake(&self) -> Option<&RawValue> {
+        self.handshake.get().map(|result| &**result)
     }
 
     /// The number of the incarnation, counted from 1.

@@ -47,6 +47,11 @@ impl RpcError {
         Self::new(METHOD_NOT_FOUND, format!("method not found: {method:?}"))
     }
 
+    /// Whether the same request would fail in the same way again: it is the request that is wrong.
+    pub(crate) fn is_permanent(&self) -> bool {
+        matches!(self.code, INVALID_REQUEST | METHOD_NOT_FOUND | INVALID_PARAMS)
+    }
+
     /// Adds data.
     ///
     /// # Errors
