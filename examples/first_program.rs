@@ -24,7 +24,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                 Err(error) => eprintln!("{}: {error}", event.worker),
             },
             EventKind::Exited { exit, .. } if !exit.success() => {
-                eprintln!("{}: {exit}\n{}", event.worker, exit.stderr_text())
+                eprintln!("{}: {exit}\n{}", event.worker, exit.stderr_text());
             }
             _ => {}
         }
