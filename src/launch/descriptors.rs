@@ -34,13 +34,13 @@ pub(crate) enum ParentPipe {
     Writer(PipeWriter),
 }
 
-/// The parent's ends of sockets that both sides use.
+/// The parent's ends of the child's standard streams, or of Node's channel.
 #[derive(Debug)]
-pub(crate) enum ParentSockets {
-    /// Of the child's standard streams.
-    Stdio { input: OwnedFd, output: OwnedFd },
-    /// Of Node's channel.
-    Channel(OwnedFd),
+pub(crate) struct ParentSockets {
+    /// What the child reads is written here.
+    pub(crate) input: OwnedFd,
+    /// What the child writes is read here.
+    pub(crate) output: OwnedFd,
 }
 
 /// The parent's ends of a child's pipes.
@@ -146,7 +146,7 @@ fn stdio_sockets() -> io::Result<(ParentSockets, [ChildStdio; 2])> {
     let [output, stdout] = socket::pair()?;
     // Like a pipe, standard input cannot be written, and file descriptors cannot be sent over it.
     socket::shutdown(input.as_fd(), Shutdown::Read)?;
-    Ok((ParentSockets::Stdio { input, output }, [ChildStdio::Own(stdin), ChildStdio::Own(stdout)]))
+    Ok((ParentSockets { input, output }, [ChildStdio::Own(stdin), ChildStdio::Own(stdout)]))
 }
 
 /// The fds in addition to the standard streams.
@@ -169,7 +169,9 @@ fn extra(plan: &LaunchPlan, ends: &mut ParentFds) -> Result<Vec<OwnedFd>, SpawnE
                 let [parent, child] = socket::pair().map_err(pipes)?;
                 // What the child has sent before it exits arrives, as far as it fits.
                 drop(socket::set_send_buffer(child.as_fd(), CHANNEL_BYTES));
-                ends.sockets = Some(ParentSockets::Channel(parent));
+                // Both directions are watched, which needs two descriptors.
+                let output = duplicate(parent.as_fd(), plan)?;
+                ends.sockets = Some(ParentSockets { input: parent, output });
                 child
             }
             FdSource::Inherited(fd) => duplicate(fd.as_fd(), plan)?,

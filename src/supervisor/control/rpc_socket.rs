@@ -4,7 +4,6 @@ use crate::{
     launch::descriptors::ParentSockets,
     sys::{
         epoll::{Interests, Poller},
-        fd,
         fd_free_stream::{self, FdFreeStream},
         socket,
     },
@@ -48,11 +47,7 @@ impl RpcSocket {
 
     /// The worker's standard output, which is read, and its standard input; or a channel, whose directions are used apart from each other.
     pub(crate) fn split(sockets: ParentSockets, poller: &Arc<Poller>, [token, writer]: [u64; 2]) -> io::Result<Self> {
-        let (input, output) = match sockets {
-            ParentSockets::Stdio { input, output } => (input, output),
-            // Two registrations need two descriptors.
-            ParentSockets::Channel(socket) => (fd::duplicate(socket.as_fd(), fd::MIN_FD)?, socket),
-        };
+        let ParentSockets { input, output } = sockets;
         // Where the kernel does not support it, received file descriptors are detected later.
         drop(fd_free_stream::refuse_descriptors(output.as_fd()));
         let writer = Some(WriteSocket { socket: input, token: writer });

@@ -3,8 +3,8 @@
 use super::{injector, run::Run};
 use crate::support::{FIXTURE, Way, becomes_true};
 use pipewright::{
-    Backoff, DependencyCondition, OutputMode, Pass, Readiness, Restart, RestartPolicy, StdinMode, StopPolicy, StopStep,
-    Strategy, Supervisor, WorkerSpec,
+    Backoff, DependencyCondition, Framing, OutputMode, Pass, Readiness, Restart, RestartPolicy, StdinMode,
+    StdioProtocol, StopPolicy, StopStep, Strategy, Supervisor, WorkerSpec,
     limits::{CgroupLimit, IoPriority, ResourceLimit},
     pipe::{
         PipeMode,
@@ -27,6 +27,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     ("input", input),
     ("output", output),
     ("control", control),
+    ("stdio", stdio),
     ("restart", restart),
     ("stop", stop),
     ("tree", tree),
@@ -124,6 +125,22 @@ fn control(run: &Run) {
     run.check(report.unfinished().count() == 0, || format!("it stopped: {report}"));
     let exit = host.exit(&worker);
     run.check(exit.success(), || format!("it ended well when it was asked to: {exit}"));
+}
+
+/// Calls over standard input and output.
+fn stdio(run: &Run) {
+    let host = run.host();
+    let spec = WorkerSpec::new(FIXTURE).args(["stdio-server", "--framing", "content-length"]);
+    let spec = spec.control_on_stdio(StdioProtocol::new(Framing::ContentLength)).stderr(OutputMode::Lines);
+    let worker = run.must("spawn", || host.supervisor.spawn(spec.clone()));
+    for text in ["short".to_owned(), "x".repeat(300_000)] {
+        let echo = run.must("call", || worker.call::<_, [String; 1]>("echo", &[&text], SOON));
+        run.check(echo[0] == text, || format!("{} bytes came back", echo[0].len()));
+    }
+    let report = worker.stop().wait(SOON);
+    run.check(report.unfinished().count() == 0, || format!("it stopped: {report}"));
+    let exit = host.exit(&worker);
+    run.check(exit.success(), || format!("it ended well at the end of its input: {exit}"));
 }
 
 fn restart(run: &Run) {
