@@ -223,8 +223,9 @@ impl Worker {
     /// Calls a method of the worker over its control connection, and waits up to `timeout` for the result. Any number of threads can call
     /// at once, and the results may arrive in any order.
     ///
-    /// A call that cannot be sent yet waits in a queue of up to 1 MiB: for a worker that has not connected, and between two incarnations for
-    /// the next one, if the worker is going to be started. Calls and notifications are sent in their order. A call that was sent, even in
+    /// A call that cannot be sent yet waits in a queue of up to 1 MiB: for a worker that has not connected, with
+    /// [`Readiness::call`](crate::Readiness::call) also for its readiness (otherwise calls are sent before it is ready), and between two
+    /// incarnations for the next one, if the worker is going to be started. Calls and notifications are sent in their order. A call that was sent, even in
     /// part, is never sent again: if the incarnation exits before it has answered, the call fails, since whether it was executed is not
     /// known.
     ///
@@ -280,7 +281,7 @@ impl Worker {
 
     /// Returns a handle whose calls and notifications fail at once while no incarnation runs, with
     /// [`WorkerExited`](CallError::WorkerExited) and the time until the next one starts. They wait while an incarnation runs that has not
-    /// connected yet, but not for another one.
+    /// connected or is not ready yet, but not for another one.
     #[doc(alias = "wait_for_ready")]
     #[must_use]
     pub fn fail_fast(&self) -> Self {
