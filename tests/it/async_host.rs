@@ -105,7 +105,7 @@ fn p15_ten_thousand_calls_are_open_on_two_threads() {
         let (mut kept, mut dropped) = (JoinSet::new(), JoinSet::new());
         for (n, worker) in (0..CALLS).zip(workers.iter().cycle()) {
             let call = worker.call_async::<_, [usize; 1]>("hold", &[n]);
-            let calls = if n / WORKERS % 2 == 0 { &mut kept } else { &mut dropped };
+            let calls = if (n / WORKERS).is_multiple_of(2) { &mut kept } else { &mut dropped };
             calls.spawn(async move { (n, call.await) });
         }
         let count = async |worker: &Worker| worker.call_async::<_, (usize, usize)>("count", &()).await.unwrap();

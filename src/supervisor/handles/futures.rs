@@ -99,10 +99,13 @@ impl Worker {
         }
     }
 
-    /// Waits until the current or the next incarnation is ready, as [`wait_ready`](Self::wait_ready). Fails with
-    /// [`WaitError::Ended`] if the worker has ended.
+    /// Waits until the current or the next incarnation is ready, as [`wait_ready`](Self::wait_ready).
     ///
     /// Cancel safe: dropping the future changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`WaitError::Ended`] if the worker has ended.
     pub fn ready(&self) -> impl Future<Output = Result<(), WaitError>> + Send + use<> {
         let worker = self.clone();
         async move { worker.shared().until(WorkerProcess::is_ready).await }
