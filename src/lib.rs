@@ -228,7 +228,7 @@ pub use launch::{
     output::{OutputError, ProcessOutput},
     pass::Pass,
     process::Process,
-    stdio::{OutputMode, ProcessGroup, StdinMode},
+    stdio::{OutputMode, ProcessGroup, StdinMode, TerminalSize},
 };
 #[cfg(target_os = "linux")]
 pub use parent::{BufferedSender, Parent, ParentError, ParentMessage, SendError};

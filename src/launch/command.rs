@@ -70,6 +70,12 @@ fn run(
     command.args(plan.arguments(&numbers, context.control_path));
     let is_cleared = inherit_environment(&mut command) || plan.clears_environment();
     change_environment(&mut command, plan, &numbers, context.control);
+    if let Some((name, value)) = plan.terminal_variable()
+        && !command.get_envs().any(|(set, _)| set == name)
+        && (is_cleared || env::var_os(name).is_none())
+    {
+        command.env(name, value);
+    }
     command.envs(plan.handle_variables());
     command.envs(context.variables.iter().map(|(name, value)| (*name, value)));
     if let Some(directory) = &plan.directory {

@@ -5,6 +5,7 @@ use super::{
     error::{SpawnError, SpawnStep},
     plan::{FdSource, LaunchPlan},
     stdio::{OutputMode, StdinMode},
+    terminal::{NewTerminal, ParentTerminal},
 };
 use crate::{
     pipe::anonymous::{
@@ -51,18 +52,25 @@ pub(crate) struct ParentFds {
     pub(crate) stdout: Option<PipeReader>,
     pub(crate) stderr: Option<PipeReader>,
     pub(crate) pipes: Vec<(Box<str>, ParentPipe)>,
+    pub(crate) terminal: Option<ParentTerminal>,
 }
 
 impl ParentFds {
-    /// Whether a pipe to the child is open.
-    pub(crate) fn has_writers(&self) -> bool {
-        self.stdin.is_some() || self.pipes.iter().any(|(_, end)| matches!(end, ParentPipe::Writer(_)))
+    /// Takes the writer of standard input.
+    pub(crate) fn take_stdin(&mut self) -> Option<PipeWriter> {
+        self.stdin.take().or_else(|| self.terminal.as_mut()?.input.take())
     }
 
-    /// Closes the pipes to the child. Pipes from the child stay open, so that their contents can be read.
-    pub(crate) fn close_writers(&mut self) {
-        self.stdin = None;
+    /// Ends standard input, unless it was taken. Returns false if there was nothing to end.
+    pub(crate) fn close_stdin(&mut self) -> bool {
+        self.stdin.take().is_some() || self.terminal.as_mut().is_some_and(ParentTerminal::end_input)
+    }
+
+    /// Closes the pipes to the child. Pipes from the child stay open, so that their contents can be read. Returns false if there were none.
+    pub(crate) fn close_writers(&mut self) -> bool {
+        let before = self.pipes.len();
         self.pipes.retain(|(_, end)| matches!(end, ParentPipe::Reader(_)));
+        self.close_stdin() || self.pipes.len() < before
     }
 
     pub(crate) fn take_reader(&mut self, wanted: &str) -> Option<PipeReader> {
@@ -112,29 +120,19 @@ impl AsRawFd for ChildStdio {
 pub(super) fn create(plan: &LaunchPlan, open_mode: OpenMode) -> Result<(ParentFds, ChildFds), SpawnError> {
     let pipes = |source| SpawnError::failed(plan.program_name(), SpawnStep::Pipes, source);
     let mut ends = ParentFds::default();
-    if plan.stdio_sockets {
+    let mut streams = StandardStreams { plan, open_mode, terminal: NewTerminal::open(plan)? };
+    let (stdin, stdout) = if plan.stdio_sockets {
         let (sockets, [stdin, stdout]) = stdio_sockets().map_err(pipes)?;
         ends.sockets = Some(sockets);
-        let stderr = output(plan, &plan.stderr, 2, &mut ends.stderr, open_mode)?;
-        let extra = extra(plan, &mut ends)?;
-        return Ok((ends, ChildFds { standard: [stdin, stdout, stderr], extra }));
-    }
-    let stdin = match &plan.stdin {
-        StdinMode::Null => ChildStdio::Own(null(plan)?),
-        StdinMode::Inherit => inherit(0, plan)?,
-        StdinMode::Pipe => {
-            let (writer, end) = anonymous::to_child().map_err(pipes)?;
-            ends.stdin = Some(writer);
-            ChildStdio::Own(end.into())
-        }
-        StdinMode::File(path) => ChildStdio::Own(open(plan, path, OpenOptions::new().read(true), open_mode)?),
-        StdinMode::Fd(fd) => ChildStdio::Own(duplicate(fd.as_fd(), plan)?),
+        (stdin, stdout)
+    } else {
+        (streams.stdin(&mut ends.stdin)?, streams.output(&plan.stdout, 1, &mut ends.stdout)?)
     };
-    let stdout = output(plan, &plan.stdout, 1, &mut ends.stdout, open_mode)?;
     let stderr = match plan.stderr {
         OutputMode::ToStdout => ChildStdio::Own(duplicate_stream(&stdout, plan)?),
-        _ => output(plan, &plan.stderr, 2, &mut ends.stderr, open_mode)?,
+        _ => streams.output(&plan.stderr, 2, &mut ends.stderr)?,
     };
+    ends.terminal = streams.terminal.map(|terminal| terminal.parent);
     let extra = extra(plan, &mut ends)?;
     Ok((ends, ChildFds { standard: [stdin, stdout, stderr], extra }))
 }
@@ -180,27 +178,69 @@ fn extra(plan: &LaunchPlan, ends: &mut ParentFds) -> Result<Vec<OwnedFd>, SpawnE
     Ok(extra)
 }
 
-fn output(
-    plan: &LaunchPlan,
-    output: &OutputMode,
-    number: RawFd,
-    end: &mut Option<PipeReader>,
+/// Opens the standard streams of a child.
+struct StandardStreams<'a> {
+    plan: &'a LaunchPlan,
     open_mode: OpenMode,
-) -> Result<ChildStdio, SpawnError> {
-    let own = match output {
-        // `LaunchPlan::validate` refuses `ToStdout` for standard output.
-        OutputMode::Inherit | OutputMode::ToStdout => return inherit(number, plan),
-        OutputMode::Null => null(plan),
-        OutputMode::Lines | OutputMode::Bytes => {
-            let (reader, child_end) = anonymous::from_child()
-                .map_err(|source| SpawnError::failed(plan.program_name(), SpawnStep::Pipes, source))?;
-            *end = Some(reader);
-            Ok(OwnedFd::from(child_end))
+    terminal: Option<NewTerminal>,
+}
+
+impl StandardStreams<'_> {
+    fn stdin(&self, end: &mut Option<PipeWriter>) -> Result<ChildStdio, SpawnError> {
+        let plan = self.plan;
+        let own = match &plan.stdin {
+            StdinMode::Inherit => return inherit(0, plan),
+            StdinMode::Null => null(plan),
+            StdinMode::Pipe => {
+                let (writer, child_end) = anonymous::to_child().map_err(|source| self.pipe_failed(source))?;
+                *end = Some(writer);
+                Ok(child_end.into())
+            }
+            StdinMode::Pty => self.slave(),
+            StdinMode::File(path) => open(plan, path, OpenOptions::new().read(true), self.open_mode),
+            StdinMode::Fd(fd) => duplicate(fd.as_fd(), plan),
+        };
+        own.map(ChildStdio::Own)
+    }
+
+    fn output(
+        &mut self,
+        output: &OutputMode,
+        number: RawFd,
+        end: &mut Option<PipeReader>,
+    ) -> Result<ChildStdio, SpawnError> {
+        let plan = self.plan;
+        let own = match output {
+            // `LaunchPlan::validate` refuses `ToStdout` for standard output.
+            OutputMode::Inherit | OutputMode::ToStdout => return inherit(number, plan),
+            OutputMode::Null => null(plan),
+            OutputMode::Lines | OutputMode::Bytes => {
+                let (reader, child_end) = anonymous::from_child().map_err(|source| self.pipe_failed(source))?;
+                *end = Some(reader);
+                Ok(OwnedFd::from(child_end))
+            }
+            OutputMode::Pty | OutputMode::PtyLines => {
+                // Both outputs can be the terminal: it is read as the first of them.
+                *end = self.terminal.as_mut().and_then(|terminal| terminal.reader.take());
+                self.slave()
+            }
+            OutputMode::File(path) => open(plan, path, OpenOptions::new().create(true).append(true), self.open_mode),
+            OutputMode::Fd(fd) => duplicate(fd.as_fd(), plan),
+        };
+        own.map(ChildStdio::Own)
+    }
+
+    fn slave(&self) -> Result<OwnedFd, SpawnError> {
+        match &self.terminal {
+            Some(terminal) => duplicate(terminal.slave.as_fd(), self.plan),
+            // `NewTerminal::open` opens one for every plan with such a stream.
+            None => null(self.plan),
         }
-        OutputMode::File(path) => open(plan, path, OpenOptions::new().create(true).append(true), open_mode),
-        OutputMode::Fd(fd) => duplicate(fd.as_fd(), plan),
-    };
-    own.map(ChildStdio::Own)
+    }
+
+    fn pipe_failed(&self, source: io::Error) -> SpawnError {
+        SpawnError::failed(self.plan.program_name(), SpawnStep::Pipes, source)
+    }
 }
 
 fn null(plan: &LaunchPlan) -> Result<OwnedFd, SpawnError> {

@@ -79,6 +79,11 @@ fn environment(plan: &LaunchPlan, numbers: &[RawFd], context: &SpawnContext<'_>)
             }
         }
     }
+    if let Some((name, value)) = plan.terminal_variable()
+        && !variables.iter().any(|(other, _)| other == name)
+    {
+        variables.push((name.into(), value.into()));
+    }
     for (name, value) in plan.handle_variables().into_iter().chain(context.variables.iter().cloned()) {
         set(&mut variables, OsStr::new(name), value);
     }
@@ -103,10 +108,11 @@ fn descriptors(ends: &ChildFds, numbers: &[RawFd]) -> Vec<FdMapping> {
 
 pub(super) fn attributes(plan: &LaunchPlan, death_signal: Option<i32>) -> ProcessAttributes {
     ProcessAttributes {
-        group: match plan.group {
-            ProcessGroup::New => GroupChange::OwnGroup,
-            ProcessGroup::NewSession => GroupChange::OwnSession,
-            ProcessGroup::Inherit => GroupChange::None,
+        group: match (plan.controlling_stream(), plan.group) {
+            (Some(stream), _) => GroupChange::OwnTerminal(stream),
+            (None, ProcessGroup::New) => GroupChange::OwnGroup,
+            (None, ProcessGroup::NewSession) => GroupChange::OwnSession,
+            (None, ProcessGroup::Inherit) => GroupChange::None,
         },
         death_signal: death_signal.map(|signal| (signal, this_process::own_pid())),
         limits: plan

@@ -184,6 +184,9 @@ pub enum SpawnStep {
     Fds,
     /// Creating the process group or session.
     ProcessGroup,
+    /// Opening a pseudo-terminal, or making it the controlling terminal. `EAGAIN`: there are as many as
+    /// `/proc/sys/kernel/pty/max` allows.
+    Terminal,
     /// Setting the parent-death signal.
     ParentDeathSignal,
     /// Setting a resource limit.
@@ -220,6 +223,7 @@ impl fmt::Display for SpawnStep {
             Self::CurrentDir(path) => write!(formatter, "entering working directory {}", printable_path(path)),
             Self::Fds => formatter.write_str("moving fds to their numbers"),
             Self::ProcessGroup => formatter.write_str("creating process group"),
+            Self::Terminal => formatter.write_str("opening pseudo-terminal"),
             Self::ParentDeathSignal => formatter.write_str("setting parent-death signal"),
             Self::Rlimit => formatter.write_str("setting resource limit"),
             Self::Nice => formatter.write_str("setting nice value"),
@@ -333,6 +337,7 @@ pub(super) fn step_of(failure: SetupFailure, directory: Option<&Path>, exec: Spa
         SetupStep::Directory => SpawnStep::CurrentDir(directory.unwrap_or(Path::new(".")).into()),
         SetupStep::Descriptors => SpawnStep::Fds,
         SetupStep::Group => SpawnStep::ProcessGroup,
+        SetupStep::Terminal => SpawnStep::Terminal,
         SetupStep::DeathSignal => SpawnStep::ParentDeathSignal,
         SetupStep::Limit => SpawnStep::Rlimit,
         SetupStep::Nice => SpawnStep::Nice,

@@ -13,6 +13,7 @@ pub(crate) mod output;
 pub(crate) mod child;
 pub(crate) mod context;
 pub(crate) mod descriptors;
+pub(crate) mod terminal;
 mod direct;
 mod command;
 mod environment;

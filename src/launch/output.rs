@@ -8,6 +8,7 @@ use crate::{
     sys::{
         fd, is_transient,
         poll::{self, Interest},
+        terminal,
     },
     text::printable,
 };
@@ -139,9 +140,10 @@ impl OutputPipe {
         read
     }
 
-    /// Reads what the process has left in the pipe, and no more, since a descendant may continue to write.
+    /// Reads what the process has left in the pipe or terminal, and little more, since a descendant may continue to write.
     fn drain(&mut self, scratch: &mut [u8]) {
-        let mut left = self.pipe.as_ref().map_or(0, |pipe| pipe.bytes_available().unwrap_or(0));
+        let Some(pipe) = &self.pipe else { return };
+        let mut left = pipe.bytes_available().unwrap_or(0).max(terminal::BUFFERED_BYTES_MAX);
         while left > 0 {
             let most = left.min(scratch.len());
             let read = scratch.get_mut(..most).map_or(0, |scratch| self.read(scratch));

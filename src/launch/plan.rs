@@ -5,7 +5,7 @@ use super::{
     error::SpecError,
     limits::{IoPriority, ResourceLimit},
     pass::{Pass, PassTarget, Template},
-    stdio::{OutputMode, ProcessGroup, StdinMode},
+    stdio::{OutputMode, ProcessGroup, StdinMode, TerminalSize},
 };
 use std::{
     ffi::{OsStr, OsString},
@@ -103,6 +103,8 @@ pub(crate) struct LaunchPlan {
     pub(crate) stdin: StdinMode,
     pub(crate) stdout: OutputMode,
     pub(crate) stderr: OutputMode,
+    /// Of the pseudo-terminal, if it is set.
+    pub(crate) terminal_size: Option<TerminalSize>,
     /// Standard input and output are sockets, whatever `stdin` and `stdout` say.
     pub(crate) stdio_sockets: bool,
     pub(crate) extra_fds: Vec<ExtraFd>,
@@ -128,6 +130,7 @@ impl LaunchPlan {
             stdin: StdinMode::default(),
             stdout: OutputMode::default(),
             stderr: OutputMode::default(),
+            terminal_size: None,
             stdio_sockets: false,
             extra_fds: Vec::new(),
             group: ProcessGroup::default(),
@@ -241,6 +244,7 @@ impl LaunchPlan {
         }
         self.validate_environment()?;
         self.validate_streams()?;
+        self.validate_terminal()?;
         self.validate_fds()
     }
 

@@ -6,6 +6,7 @@ use super::{
     output::{MAX_OUTPUT, OutputCollector, OutputError, ProcessOutput},
     plan::{LaunchPlan, MESSAGES},
     spawn::LaunchedChild,
+    stdio::TerminalSize,
 };
 use crate::{
     deadline::Deadline,
@@ -72,9 +73,20 @@ impl Process {
         self.ends.take_reader(MESSAGES)
     }
 
-    /// Takes our end of standard input, with [`StdinMode::Pipe`](crate::StdinMode::Pipe); `None` if already taken.
+    /// Changes the size of the process's [pseudo-terminal](crate::OutputMode::Pty); its foreground process group receives SIGWINCH.
+    ///
+    /// # Errors
+    ///
+    /// `ENOTTY` without a pseudo-terminal.
+    pub fn resize(&self, size: TerminalSize) -> io::Result<()> {
+        let terminal = self.ends.terminal.as_ref().ok_or_else(|| io::Error::from_raw_os_error(libc::ENOTTY))?;
+        terminal.resize(size)
+    }
+
+    /// Takes our end of standard input, with [`StdinMode::Pipe`](crate::StdinMode::Pipe) or [`Pty`](crate::StdinMode::Pty); `None` if
+    /// already taken.
     pub fn take_stdin(&mut self) -> Option<PipeWriter> {
-        self.ends.stdin.take()
+        self.ends.take_stdin()
     }
 
     /// Takes our end of standard output, if it is captured in any [mode](crate::OutputMode); `None` if already taken.

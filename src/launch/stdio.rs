@@ -21,6 +21,11 @@ pub enum StdinMode {
     File(PathBuf),
     /// A file descriptor of the host, shared by all incarnations.
     Fd(Arc<OwnedFd>),
+    /// The worker's pseudo-terminal: see [`OutputMode::Pty`], which one of the outputs must be, too. `take_stdin` returns a writer
+    /// whose bytes are what a person types: the program reads them by line, `\x03` (Ctrl-C) is SIGINT, and `\x04` (Ctrl-D) at the start
+    /// of a line is the end of the input, as dropping the writer is not. The kernel cuts a line at 4095 bytes. If the writer was not
+    /// taken, [`StopStep::CloseStdin`](crate::StopStep::CloseStdin) and `ClosePipes` send Ctrl-D.
+    Pty,
 }
 
 /// Destination of a worker's standard output or standard error, for [`WorkerSpec::stdout`](crate::WorkerSpec::stdout) and
@@ -48,12 +53,59 @@ pub enum OutputMode {
     File(PathBuf),
     /// A file descriptor of the host, shared by all incarnations.
     Fd(Arc<OwnedFd>),
+    /// A pseudo-terminal, whose bytes arrive as with [`Bytes`](Self::Bytes): for programs that behave differently without a terminal. All
+    /// streams of a worker with this mode are the same terminal; what arrives of it is standard output if that is one of them.
+    ///
+    /// * It is the controlling terminal of the worker, which leads a new session whatever
+    ///   [`process_group`](crate::WorkerSpec::process_group) says. Each incarnation has a new one.
+    /// * Output arrives as the program writes it, without carriage returns before line feeds, and input is not echoed. A program may
+    ///   change that: `sh -c 'stty echo opost; exec PROGRAM'` makes the terminal one for a person.
+    /// * Its [size](crate::WorkerSpec::terminal_size) is 24 rows and 80 columns by default. `TERM` is `xterm` if neither the host's
+    ///   environment nor the spec says anything else.
+    /// * The end of the stream is when no process has the terminal open. When the worker has exited, the kernel sends SIGHUP to the
+    ///   terminal's foreground process group. After the [drain timeout](crate::WorkerSpec::drain_timeout) our side is closed: SIGHUP and
+    ///   the end of the file for what still uses it.
+    #[doc(alias = "terminal")]
+    #[doc(alias = "tty")]
+    Pty,
+    /// As [`Pty`](Self::Pty), read line by line as with [`Lines`](Self::Lines): for programs that delay their output unless it goes to a
+    /// terminal.
+    PtyLines,
     /// The same pipe or file as standard output, whatever its mode is: for standard error only, as `2>&1` in a shell. What the worker
     /// writes to both arrives in the order in which it was written, as standard output. [`Exit::stderr_tail`](crate::Exit::stderr_tail)
     /// is then the beginning and the end of both.
     #[doc(alias = "STDOUT")]
     #[doc(alias = "stderr_to_stdout")]
     ToStdout,
+}
+
+impl OutputMode {
+    pub(crate) fn is_terminal(&self) -> bool {
+        matches!(self, Self::Pty | Self::PtyLines)
+    }
+
+    /// Whether the supervisor reads it line by line.
+    pub(crate) fn is_in_lines(&self) -> bool {
+        matches!(self, Self::Lines | Self::PtyLines)
+    }
+}
+
+/// The size of a worker's pseudo-terminal, for [`WorkerSpec::terminal_size`](crate::WorkerSpec::terminal_size) and
+/// [`Worker::resize`](crate::Worker::resize); by default 24 rows and 80 columns.
+#[doc(alias = "winsize")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[expect(clippy::exhaustive_structs, reason = "a size has two numbers")]
+pub struct TerminalSize {
+    /// The number of rows.
+    pub rows: u16,
+    /// The number of columns.
+    pub columns: u16,
+}
+
+impl Default for TerminalSize {
+    fn default() -> Self {
+        Self { rows: 24, columns: 80 }
+    }
 }
 
 /// All incarnations share the file's position.

@@ -24,10 +24,11 @@ pub(crate) enum SetupStep {
     Processors,
     Exec,
     Cgroup,
+    Terminal,
 }
 
 impl SetupStep {
-    const ALL: [Self; 11] = [
+    const ALL: [Self; 12] = [
         Self::Clone,
         Self::Directory,
         Self::Descriptors,
@@ -39,6 +40,7 @@ impl SetupStep {
         Self::Processors,
         Self::Exec,
         Self::Cgroup,
+        Self::Terminal,
     ];
 
     pub(crate) fn code(self) -> u8 {
@@ -68,6 +70,8 @@ pub(crate) enum GroupChange {
     None,
     OwnGroup,
     OwnSession,
+    /// As `OwnSession`, with this fd as the controlling terminal.
+    OwnTerminal(RawFd),
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -95,20 +99,7 @@ pub(crate) struct ProcessAttributes {
 impl ProcessAttributes {
     /// Applies the attributes to the calling process, the child. Empties the signal mask last.
     pub(crate) fn apply(&self) -> Result<(), SetupFailure> {
-        match self.group {
-            // A hook of the user's `Command` may have called setsid(2), after which setpgid(2) fails; a session leader already leads its
-            // group.
-            // SAFETY: setpgid(2) takes two numbers: this process, and a new group.
-            GroupChange::OwnGroup if !leads_session() => check(SetupStep::Group, unsafe { libc::setpgid(0, 0) })?,
-            // SAFETY: setsid(2) takes nothing. It fails if a user's `Command` has made the child a group leader.
-            GroupChange::OwnSession if !leads_session() => check(SetupStep::Group, unsafe { libc::setsid() })?,
-            GroupChange::None | GroupChange::OwnGroup | GroupChange::OwnSession => {}
-        }
-        if self.group != GroupChange::None {
-            // A stop signal sent shortly before would stop the child as soon as it unblocks signals, before its exec, and it has left the
-            // group that receives the SIGCONT.
-            discard_pending_signals();
-        }
+        self.change_group()?;
         if let Some((signal, parent)) = self.death_signal {
             let signal = libc::c_ulong::from(signal.unsigned_abs());
             // SAFETY: prctl(2) PR_SET_PDEATHSIG takes a number.
@@ -158,6 +149,29 @@ impl ProcessAttributes {
         Ok(())
     }
 
+    fn change_group(&self) -> Result<(), SetupFailure> {
+        // A hook of the user's `Command` may have called setsid(2), after which setpgid(2) fails; a session leader already leads its group.
+        let leads_session = || this_process::session() == this_process::own_pid();
+        match self.group {
+            GroupChange::None => return Ok(()),
+            // SAFETY: setpgid(2) takes two numbers: this process, and a new group.
+            GroupChange::OwnGroup if !leads_session() => check(SetupStep::Group, unsafe { libc::setpgid(0, 0) })?,
+            GroupChange::OwnSession | GroupChange::OwnTerminal(_) if !leads_session() => {
+                // SAFETY: setsid(2) takes nothing. It fails if a user's `Command` has made the child a group leader.
+                check(SetupStep::Group, unsafe { libc::setsid() })?;
+            }
+            GroupChange::OwnGroup | GroupChange::OwnSession | GroupChange::OwnTerminal(_) => {}
+        }
+        if let GroupChange::OwnTerminal(terminal) = self.group {
+            // SAFETY: ioctl(2) TIOCSCTTY takes two numbers; 0 means that the terminal is not taken from another session.
+            check(SetupStep::Terminal, unsafe { libc::ioctl(terminal, libc::TIOCSCTTY, 0) })?;
+        }
+        // A stop signal sent shortly before would stop the child as soon as it unblocks signals, before its exec, and it has left the
+        // group that receives the SIGCONT.
+        discard_pending_signals();
+        Ok(())
+    }
+
     /// Makes the child of a `Command` apply this and mark every other descriptor close-on-exec, instead of closing it as the direct way
     /// does. Hooks run in the order in which they were added, so a later one can still pass descriptors.
     pub(crate) fn add_to(self, command: &mut Command, handover: &PidfdHandover) {
@@ -172,10 +186,6 @@ impl ProcessAttributes {
         // allocate. `self` is dropped in the parent, with the command.
         unsafe { command.pre_exec(hook) };
     }
-}
-
-fn leads_session() -> bool {
-    this_process::session() == this_process::own_pid()
 }
 
 /// Checks the result of a system call in the child.

@@ -61,3 +61,4 @@ mod tree;
 mod tunnel;
 mod unreceived;
 mod wire;
+mod worker_terminal;

@@ -16,19 +16,19 @@ const ALTERNATING: &str = "i=0; while [ $i -lt 300 ]; do echo out$i; echo err$i 
 const SAME_FILE: &str = r#"[ "$(readlink /proc/$$/fd/1)" = "$(readlink /proc/$$/fd/2)" ]"#;
 
 /// What `seq 1 N` prints: bytes whose loss, repetition or exchange shows.
-fn numbers(last: u32) -> Vec<u8> {
+pub(crate) fn numbers(last: u32) -> Vec<u8> {
     (1..=last).flat_map(|number| format!("{number}\n").into_bytes()).collect()
 }
 
 /// Compares without printing megabytes.
 #[track_caller]
-fn assert_same(found: &[u8], expected: &[u8]) {
+pub(crate) fn assert_same(found: &[u8], expected: &[u8]) {
     let differs = found.iter().zip(expected).position(|(found, expected)| found != expected);
     assert!(found == expected, "{} of {} bytes, equal up to {differs:?}", found.len(), expected.len());
 }
 
 /// The bytes of one stream in these events.
-fn bytes_of(events: &[Event], wanted: OutputStream) -> Vec<u8> {
+pub(crate) fn bytes_of(events: &[Event], wanted: OutputStream) -> Vec<u8> {
     let pieces = events.iter().filter_map(|event| match &event.kind {
         EventKind::Output { stream, bytes } if *stream == wanted => Some(bytes.as_bytes()),
         _ => None,

@@ -104,7 +104,11 @@ impl PipeReader {
 
     /// Calls read(2) once. Returns [`WouldBlock`](io::ErrorKind::WouldBlock) if `O_NONBLOCK` is set and there is no data.
     pub(crate) fn read_once(&self, buf: &mut [u8]) -> io::Result<usize> {
-        (&self.end).read(buf)
+        match (&self.end).read(buf) {
+            // Our side of a pseudo-terminal that no process has open. Pipes and sockets do not return this error.
+            Err(error) if error.raw_os_error() == Some(libc::EIO) => Ok(0),
+            read => read,
+        }
     }
 
     /// Number of bytes that can be read without blocking.

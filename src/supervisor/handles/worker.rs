@@ -3,6 +3,7 @@
 use crate::{
     exit::Exit,
     ids::WorkerId,
+    launch::stdio::TerminalSize,
     pipe::anonymous::ends::{PipeReader, PipeWriter},
     supervisor::{
         clock::now,
@@ -322,9 +323,19 @@ impl Worker {
         ServeGuard::start((&self.commands, scope), threads, move |_, request| handler(request))
     }
 
-    /// Takes our end of standard input, with [`StdinMode::Pipe`](crate::StdinMode::Pipe).
+    /// Changes the size of the worker's [pseudo-terminal](crate::OutputMode::Pty); its foreground process group receives SIGWINCH. The next
+    /// incarnation has the size of the spec again.
+    ///
+    /// # Errors
+    ///
+    /// `ENOTTY` without a pseudo-terminal, `ESRCH` if the process has exited.
+    pub fn resize(&self, size: TerminalSize) -> io::Result<()> {
+        self.process()?.resize(size)
+    }
+
+    /// Takes our end of standard input, with [`StdinMode::Pipe`](crate::StdinMode::Pipe) or [`Pty`](crate::StdinMode::Pty).
     pub fn take_stdin(&self) -> Option<PipeWriter> {
-        lock(&self.shared.process()?.ends).stdin.take()
+        lock(&self.shared.process()?.ends).take_stdin()
     }
 
     /// Takes our end of the pipe that [`input_pipe`](crate::WorkerSpec::input_pipe) named; `None` after the first call.

@@ -97,8 +97,8 @@ impl Incarnation {
         } = arrival;
         let streams = [
             messages.map(|pipe| OutputReader::new(StreamId::Messages, OutputSource::Pipe(pipe), &spec)),
-            stdout.map(|pipe| OutputReader::new(StreamId::Stdout, OutputSource::Pipe(pipe), &spec)),
-            stderr.map(|pipe| OutputReader::new(StreamId::Stderr, OutputSource::Pipe(pipe), &spec)),
+            stdout.map(|pipe| OutputReader::new(StreamId::Stdout, OutputSource::of(pipe, &spec.plan.stdout), &spec)),
+            stderr.map(|pipe| OutputReader::new(StreamId::Stderr, OutputSource::of(pipe, &spec.plan.stderr), &spec)),
         ];
         let timeouts = Timeouts {
             drain_timeout: spec.drain_timeout,
@@ -188,7 +188,8 @@ impl Incarnation {
 
     /// Returns the pipes that descendants may hold, by inode.
     pub(crate) fn pipes(&self) -> Vec<(u64, &'static str)> {
-        let open = self.readers().filter_map(|reader| Some((fd::inode(reader.as_fd()).ok()?, reader.id.name())));
+        let pipes = self.readers().filter(|reader| !matches!(reader.source, OutputSource::Terminal(_)));
+        let open = pipes.filter_map(|reader| Some((fd::inode(reader.as_fd()).ok()?, reader.id.name())));
         let mut pipes: Vec<_> = open.chain(self.output.abandoned.iter().copied()).collect();
         pipes.sort_unstable();
         pipes.dedup();

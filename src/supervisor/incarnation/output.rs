@@ -10,7 +10,7 @@ use crate::{
         events::event::OutputStream,
         spec::{MessageSource, WorkerSpec, control_source::ControlSource},
     },
-    sys::{fd, fifo},
+    sys::{fd, fifo, terminal},
     wire::framing::deframer::Deframer,
 };
 use std::{
@@ -75,23 +75,32 @@ pub(crate) enum Kind {
 #[derive(Debug)]
 pub(crate) enum OutputSource {
     Pipe(PipeReader),
+    /// Our side of a pseudo-terminal.
+    Terminal(PipeReader),
     /// Node's channel, which can carry file descriptors.
     Channel(Arc<RpcSocket>),
 }
 
 impl OutputSource {
+    /// What a stream with this mode is read from.
+    pub(crate) fn of(pipe: PipeReader, mode: &OutputMode) -> Self {
+        if mode.is_terminal() { Self::Terminal(pipe) } else { Self::Pipe(pipe) }
+    }
+
     /// Reads once. Never blocks.
     pub(crate) fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
         match self {
-            Self::Pipe(pipe) => pipe.read_once(buffer),
+            Self::Pipe(pipe) | Self::Terminal(pipe) => pipe.read_once(buffer),
             Self::Channel(socket) => socket.stream.receive(buffer),
         }
     }
 
-    /// The number of bytes that can be read now.
+    /// The most bytes that can be read now.
     pub(crate) fn bytes_available(&self) -> io::Result<usize> {
         match self {
             Self::Pipe(pipe) => pipe.bytes_available(),
+            // FIONREAD does not count what the kernel is still passing on. A read returns that, too.
+            Self::Terminal(_) => Ok(terminal::BUFFERED_BYTES_MAX),
             Self::Channel(socket) => fifo::unread(socket.as_fd()),
         }
     }
@@ -109,7 +118,7 @@ pub(crate) struct OutputReader {
 impl AsFd for OutputReader {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match &self.source {
-            OutputSource::Pipe(pipe) => pipe.as_fd(),
+            OutputSource::Pipe(pipe) | OutputSource::Terminal(pipe) => pipe.as_fd(),
             OutputSource::Channel(socket) => socket.as_fd(),
         }
     }
@@ -131,9 +140,10 @@ impl OutputReader {
                 StreamId::Stdout => (OutputStream::Stdout, &spec.plan.stdout),
                 StreamId::Messages | StreamId::Stderr => (OutputStream::Stderr, &spec.plan.stderr),
             };
-            match mode {
-                OutputMode::Bytes => (Kind::Bytes(stream), Deframer::bytes()),
-                _ => (Kind::Lines(stream), Deframer::text(MAX_LINE)),
+            if mode.is_in_lines() {
+                (Kind::Lines(stream), Deframer::text(MAX_LINE))
+            } else {
+                (Kind::Bytes(stream), Deframer::bytes())
             }
         };
         if let OutputSource::Pipe(pipe) = &source {

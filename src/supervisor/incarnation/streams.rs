@@ -2,7 +2,6 @@
 
 use crate::{
     exit::LeakedStream,
-    launch::stdio::OutputMode,
     policy::{
         lifecycle::{LifecycleInput, StreamId},
         watchdog::LivenessSource,
@@ -130,9 +129,7 @@ impl Incarnation {
             read => read.unwrap_or(0),
         };
         let bytes = scratch.get(..read)?;
-        let stderr =
-            if matches!(self.spec.plan.stderr, OutputMode::ToStdout) { StreamId::Stdout } else { StreamId::Stderr };
-        if stream == stderr {
+        if stream == self.spec.stderr_stream() {
             self.output.stderr.push(bytes);
         }
         if self.health.readiness.is_some() {

@@ -182,8 +182,7 @@ impl Incarnation {
         self.process.tree().release_guard_entry();
         self.process.tree().release_cgroup();
         self.process.tree().release_thread();
-        // A handle of an ended worker must not keep its pipes open.
-        self.process.close_pipes();
+        self.process.close_all();
         cx.trees.worker_pids.remove(&self.process.child().pid().cast_signed());
         let exit = Arc::new(exit);
         if let Some(readiness_pipe) = &self.health.readiness_pipe {

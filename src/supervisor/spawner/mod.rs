@@ -282,7 +282,7 @@ impl Spawner {
         let trees: Vec<_> = orphans.iter().map(|process| Arc::clone(process.tree())).collect();
         let reaped = kill_and_reap(&self.guard, &trees);
         for process in orphans {
-            process.close_pipes();
+            process.close_all();
         }
         reaped
     }
@@ -291,7 +291,7 @@ impl Spawner {
     fn undo(process: &WorkerProcess) {
         process.tree().kill();
         reap_killed(process.tree(), Deadline::after_now(KILL_TIMEOUT));
-        process.close_pipes();
+        process.close_all();
         process.disconnect();
     }
 

@@ -27,6 +27,7 @@ pub(crate) mod group;
 pub(crate) mod readiness;
 pub(crate) mod readiness_call;
 pub(crate) mod survivors;
+pub(crate) mod terminal;
 pub(crate) mod unsupervised;
 pub(crate) mod validate;
 

@@ -93,8 +93,7 @@ impl WorkerSpec {
         if let Some(ready) = &self.ready {
             ready.check_spec()?;
             let streams = [(&self.plan.stdout, MessageSource::Stdout), (&self.plan.stderr, MessageSource::Stderr)];
-            let reads_lines =
-                streams.iter().any(|(output, source)| matches!(output, OutputMode::Lines) && self.messages != *source);
+            let reads_lines = streams.iter().any(|(output, source)| output.is_in_lines() && self.messages != *source);
             match ready.wanted {
                 Wanted::Control if self.control != ControlSource::Pipe => {
                     return missing(["ready", "control"], "readiness by control needs a control pipe");

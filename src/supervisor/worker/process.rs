@@ -1,7 +1,7 @@
 //! The process of one incarnation, shared by the handles and the event loop.
 
 use crate::{
-    launch::{child::ChildProcess, descriptors::ParentFds},
+    launch::{child::ChildProcess, descriptors::ParentFds, stdio::TerminalSize},
     supervisor::{
         containment::process_tree::ProcessTree,
         control::connection::{ConnectionEnd, RpcConnection},
@@ -88,19 +88,33 @@ impl WorkerProcess {
 
     /// Closes the pipes to the child that the user has not taken, which asks it to exit. Returns false if there were none.
     pub(crate) fn close_pipes(&self) -> bool {
-        let mut ends = lock(&self.ends);
-        let were_some = ends.has_writers();
-        ends.close_writers();
-        drop(ends);
+        let were_some = lock(&self.ends).close_writers();
         self.connection().is_some_and(|connection| connection.close_input()) || were_some
     }
 
     /// Closes the child's standard input, unless the user has taken it. Returns false if it was closed before.
     pub(crate) fn close_stdin(&self) -> bool {
-        let stdin = lock(&self.ends).stdin.take();
+        let was_some = lock(&self.ends).close_stdin();
         let closes_control =
             self.connection().is_some_and(|connection| connection.has_calls() && connection.close_input());
-        stdin.is_some() || closes_control
+        was_some || closes_control
+    }
+
+    /// Closes what the child was connected to, after its exit: a handle of an ended worker must not keep it open.
+    pub(crate) fn close_all(&self) {
+        self.close_pipes();
+        // Hangs up.
+        drop(lock(&self.ends).terminal.take());
+    }
+
+    /// Changes the size of the terminal.
+    pub(crate) fn resize(&self, size: TerminalSize) -> io::Result<()> {
+        let ends = lock(&self.ends);
+        let missing = || {
+            let errno = if self.child().is_running() { libc::ENOTTY } else { libc::ESRCH };
+            io::Error::from_raw_os_error(errno)
+        };
+        ends.terminal.as_ref().ok_or_else(missing)?.resize(size)
     }
 
     /// Calls `run` with the pidfd of the process; `None` once it is reaped.

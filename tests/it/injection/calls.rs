@@ -164,10 +164,13 @@ const ALIASES: &[(&str, &[&str])] = &[
     ("inotify::add_watch", &["inotify_add_watch"]),
     ("inotify::init", &["inotify_init1"]),
     ("ioctl_fionread", &["ioctl"]),
+    ("ioctl_tiocgptpeer", &["ioctl"]),
     ("metadata", &["stat"]),
     ("mmap", &["mmap of a stack"]),
+    ("openpt", &["open"]),
     ("options", &["open"]),
     ("pipe", &["pipe2"]),
+    ("ptsname", &["ioctl"]),
     ("read_dir", &["getdents64"]),
     ("read_link", &["readlink"]),
     ("read_to_string", &["open", "read"]),
@@ -179,14 +182,18 @@ const ALIASES: &[(&str, &[&str])] = &[
     ("set_permissions", &["chmod"]),
     ("socket_with", &["socket"]),
     ("symlink_metadata", &["stat"]),
+    ("tcgetattr", &["ioctl"]),
+    ("tcsetattr", &["ioctl"]),
+    ("tcsetwinsize", &["ioctl"]),
     ("unbound", &["socket"]),
+    ("unlockpt", &["ioctl"]),
 ];
 
 /// Calls that occur only if this process may make cgroups.
 pub(super) const IN_CGROUPS: [&str; 2] = ["clone3", "rmdir"];
 
 /// Calls that can be absent if this process may make cgroups: without them, descendants are searched for and inspected.
-pub(super) const OUTSIDE_CGROUPS: [&str; 2] = ["ioctl", "readlink"];
+pub(super) const OUTSIDE_CGROUPS: [&str; 1] = ["readlink"];
 
 const NEVER: &[(&str, &[&str])] = &[
     (

@@ -4,7 +4,7 @@ use super::{injector, run::Run};
 use crate::support::{FIXTURE, Way, becomes_true};
 use pipewright::{
     Backoff, DependencyCondition, Framing, OutputMode, Pass, Readiness, Restart, RestartPolicy, StdinMode,
-    StdioProtocol, StopPolicy, StopStep, Strategy, Supervisor, WorkerSpec,
+    StdioProtocol, StopPolicy, StopStep, Strategy, Supervisor, TerminalSize, WorkerSpec,
     limits::{CgroupLimit, IoPriority, ResourceLimit},
     pipe::{
         PipeMode,
@@ -25,6 +25,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     ("start", start),
     ("command", command),
     ("input", input),
+    ("terminal", terminal),
     ("output", output),
     ("control", control),
     ("stdio", stdio),
@@ -85,6 +86,20 @@ fn input(run: &Run) {
     let exit = host.exit(&worker);
     run.check(exit.success(), || format!("it ended well before: {exit}"));
     run.check(host.seen(&worker).lines == ["one", "two", "three"], || format!("{:?}", host.seen(&worker)));
+}
+
+fn terminal(run: &Run) {
+    let host = run.host();
+    let spec = WorkerSpec::new("cat").stdin(StdinMode::Pty).stdout(OutputMode::PtyLines).stderr(OutputMode::PtyLines);
+    let worker = run.must("spawn", || host.supervisor.spawn(spec.clone()));
+    run.must("resize", || worker.resize(TerminalSize { rows: 1, columns: 2 }));
+    let mut stdin = worker.take_stdin().unwrap();
+    for line in ["one\n", "two\n", "\x04"] {
+        run.must("write", || stdin.write_all(line.as_bytes()));
+    }
+    let exit = host.exit(&worker);
+    run.check(exit.success(), || format!("it ended well before: {exit}"));
+    run.check(host.seen(&worker).lines == ["one", "two"], || format!("{:?}", host.seen(&worker)));
 }
 
 fn output(run: &Run) {
