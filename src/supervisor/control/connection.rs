@@ -454,6 +454,10 @@ impl ConnectionState {
     fn try_watch(&mut self) -> io::Result<()> {
         let interests = self.interests();
         match (&self.socket, &mut self.registration) {
+            (SocketState::Open(socket), registration) if self.burst.is_active() && !interests.writes => {
+                registration.suspend_reader(socket);
+                Ok(())
+            }
             (SocketState::Open(socket), registration) => registration.update(socket, interests),
             (SocketState::Awaited | SocketState::Closed(_), _) => Ok(()),
         }

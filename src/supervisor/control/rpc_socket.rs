@@ -83,22 +83,44 @@ impl RpcSocket {
 /// Which events of an [`RpcSocket`] are reported to the loop.
 #[derive(Debug, Default)]
 pub(crate) struct SocketRegistration {
-    /// Those of the socket that is read; `None` if it is not registered.
-    reader: Option<Interests>,
+    reader: ReaderRegistration,
     /// Whether the other socket is registered. That is the case only while bytes wait for it: a level-triggered socket whose peer has
     /// closed its end would be reported all the time.
     writer: bool,
+}
+
+/// The registration of the socket that is read.
+#[derive(Debug, Default, Clone, Copy)]
+enum ReaderRegistration {
+    #[default]
+    None,
+    Registered(Interests),
+    /// It is not registered while it has no interests. With empty interests, each wake-up of a caller that reads would look at epoll.
+    Suspended,
 }
 
 impl SocketRegistration {
     /// Registers the socket that is read, and updates the interests. A paused reader is registered only for the sake of writes.
     pub(crate) fn add(&mut self, socket: &RpcSocket, interests: Interests, is_paused: bool) -> io::Result<()> {
         let is_needed = !is_paused || interests.writes && socket.writer.is_none();
-        if self.reader.is_none() && is_needed {
-            socket.poller.add(socket, socket.token)?;
-            self.reader = Some(Interests::READS);
+        if !matches!(self.reader, ReaderRegistration::Registered(_)) && is_needed {
+            self.add_reader(socket)?;
         }
         self.update(socket, interests)
+    }
+
+    fn add_reader(&mut self, socket: &RpcSocket) -> io::Result<()> {
+        socket.poller.add(socket, socket.token)?;
+        self.reader = ReaderRegistration::Registered(Interests::READS);
+        Ok(())
+    }
+
+    /// Deregisters the socket that is read until an update has interests in it: callers read in a burst of calls.
+    pub(crate) fn suspend_reader(&mut self, socket: &RpcSocket) {
+        if let ReaderRegistration::Registered(_) = self.reader {
+            self.remove_reader(socket);
+            self.reader = ReaderRegistration::Suspended;
+        }
     }
 
     /// Updates the interests of what is registered.
@@ -113,7 +135,12 @@ impl SocketRegistration {
             }
             self.writer = writes;
         }
-        if let Some(registered) = &mut self.reader
+        if let (ReaderRegistration::Suspended, Interests { reads: true, .. } | Interests { writes: true, .. }) =
+            (self.reader, interests)
+        {
+            self.add_reader(socket)?;
+        }
+        if let ReaderRegistration::Registered(registered) = &mut self.reader
             && *registered != interests
         {
             socket.poller.watch(socket, socket.token, interests)?;
@@ -124,7 +151,7 @@ impl SocketRegistration {
 
     /// Deregisters the socket that is read.
     pub(crate) fn remove_reader(&mut self, socket: &RpcSocket) {
-        if self.reader.take().is_some() {
+        if let ReaderRegistration::Registered(_) = std::mem::take(&mut self.reader) {
             drop(socket.poller.remove(socket));
         }
     }

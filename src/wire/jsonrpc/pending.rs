@@ -2,8 +2,7 @@
 
 use super::message::whole_number;
 use std::{
-    borrow::Cow,
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet},
     mem,
     sync::{
         Arc,
@@ -128,26 +127,35 @@ impl<C> PendingCalls<C> {
 
 /// The unanswered requests of the peer, by id, each with its cancellation flag. Numeric ids are compared by value, in any notation.
 #[derive(Debug, Default)]
-pub(crate) struct PendingRequests(HashMap<String, Arc<AtomicBool>>);
+pub(crate) struct PendingRequests(BTreeMap<RequestKey, Arc<AtomicBool>>);
+
+/// An id by which requests are compared.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum RequestKey {
+    /// A whole number, in whatever notation.
+    Number(u64),
+    /// The JSON text of any other id.
+    Text(Box<str>),
+}
 
 impl PendingRequests {
     /// Registers a request and returns its cancellation flag.
     pub(crate) fn begin(&mut self, id: &str) -> Arc<AtomicBool> {
         let cancelled = Arc::new(AtomicBool::new(false));
-        self.0.insert(key(id).into_owned(), Arc::clone(&cancelled));
+        self.0.insert(RequestKey::of(id), Arc::clone(&cancelled));
         cancelled
     }
 
     /// Sets the flag of a request, unless it was answered.
     pub(crate) fn cancel(&self, id: &str) {
-        if let Some(cancelled) = self.0.get(&*key(id)) {
+        if let Some(cancelled) = self.0.get(&RequestKey::of(id)) {
             cancelled.store(true, Ordering::Relaxed);
         }
     }
 
     /// Removes an answered request.
     pub(crate) fn end(&mut self, id: &str) {
-        self.0.remove(&*key(id));
+        self.0.remove(&RequestKey::of(id));
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -156,15 +164,17 @@ impl PendingRequests {
 
     /// Cancels and removes all requests: the connection has ended.
     pub(crate) fn cancel_all(&mut self) {
-        for (_, cancelled) in self.0.drain() {
+        for cancelled in mem::take(&mut self.0).into_values() {
             cancelled.store(true, Ordering::Relaxed);
         }
     }
 }
 
-/// The id with whole numbers in their shortest notation.
-fn key(id: &str) -> Cow<'_, str> {
-    if id.starts_with('"') { id.into() } else { whole_number(id).map_or(id.into(), |id| id.to_string().into()) }
+impl RequestKey {
+    fn of(id: &str) -> Self {
+        // A string is no number, whatever it says.
+        whole_number(id).map_or_else(|| Self::Text(id.into()), Self::Number)
+    }
 }
 
 #[cfg(test)]
