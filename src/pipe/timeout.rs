@@ -171,7 +171,9 @@ pub(crate) struct StartedTimeout<'a> {
 
 impl<'a> StartedTimeout<'a> {
     pub(crate) fn now(wait: Timeout<'a>) -> Self {
-        Self { deadline: Deadline::after_now(wait.timeout), cancel: wait.cancel }
+        // Without reading the clock if there is no deadline.
+        let deadline = if wait.timeout == Duration::MAX { Deadline::NEVER } else { Deadline::after_now(wait.timeout) };
+        Self { deadline, cancel: wait.cancel }
     }
 
     /// Time left until the deadline; `Duration::MAX` without one.
