@@ -340,6 +340,44 @@ asyncio.run(main())
 }
 
 #[test]
+fn p15_each_incarnation_of_a_server_is_initialized_before_other_calls() {
+    let client = json!({"name": "pipewright", "version": env!("CARGO_PKG_VERSION")});
+    let (mcp, lsp) = (StdioProtocol::mcp(), StdioProtocol::lsp());
+    let other = json!({"capabilities": {"roots": {}}});
+    for (protocol, framing, params, initialized) in [
+        (
+            mcp.clone(),
+            "lines",
+            json!({"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": client}),
+            Some("notifications/initialized"),
+        ),
+        (
+            lsp.clone(),
+            "content-length",
+            json!({"processId": std::process::id(), "clientInfo": client, "rootUri": null, "capabilities": {}}),
+            Some("initialized"),
+        ),
+        (mcp.initialize(&other), "lines", other.clone(), Some("notifications/initialized")),
+        (StdioProtocol::new(Framing::Nul).initialize(&other), "nul", other.clone(), None),
+    ] {
+        let mut story = Story::new();
+        let spec = Way::Direct.plain("stdio-server").args(["--framing", framing]).restart(Restart::Always);
+        let worker = story.supervisor.spawn(spec.control_on_stdio(protocol)).unwrap();
+        for incarnation in 1..3 {
+            worker.notify("early", &()).unwrap();
+            let methods: Vec<Value> = seen(&worker).iter().map(|message| message["method"].clone()).collect();
+            let expected = [Some("initialize"), initialized, Some("early"), Some("seen")];
+            assert_eq!(methods, expected.into_iter().flatten().collect::<Vec<_>>(), "{framing}");
+            let answer = worker.handshake::<Value>().unwrap().unwrap();
+            assert_eq!((&answer["params"], worker.incarnation()), (&params, incarnation));
+            story.find(|event| matches!(event.kind, EventKind::Ready { .. }).then_some(()));
+            assert!(worker.call::<_, ()>("die", &(), DEADLINE).is_err());
+            story.exit();
+        }
+    }
+}
+
+#[test]
 fn p16_settings_that_conflict_with_control_on_stdio_are_refused() {
     let spec = || WorkerSpec::new("true").control_on_stdio(StdioProtocol::new(Framing::Lines));
     let conflict = |spec: WorkerSpec| match spec.validate().unwrap_err() {
@@ -355,6 +393,11 @@ fn p16_settings_that_conflict_with_control_on_stdio_are_refused() {
     let twice = spec().control_on_stdio(StdioProtocol::new(Framing::ContentLength));
     assert_eq!(twice.validate(), Err(SpecError::DuplicateControl));
     assert_eq!(conflict(spec().ready(Readiness::control())), ["ready", "control"]);
+    let unwritable = std::collections::BTreeMap::from([((1, 2), 3)]);
+    let refused = StdioProtocol::mcp().initialize(&unwritable);
+    assert_eq!(conflict(WorkerSpec::new("true").control_on_stdio(refused)), ["control_on_stdio", "initialize"]);
+    let scalar = StdioProtocol::mcp().initialize(&5);
+    assert_eq!(conflict(WorkerSpec::new("true").control_on_stdio(scalar)), ["ready", "call"]);
     assert_eq!(conflict(spec().watchdog(Watchdog::ping(Duration::from_secs(1)))), ["watchdog", "control"]);
     let refused = spec().spawn_unsupervised().unwrap_err();
     assert!(matches!(refused, SpawnError::Spec(SpecError::ControlUnsupported)), "{refused:?}");

@@ -6,13 +6,16 @@ use crate::{
         pass::Pass,
         plan::{FdSource, MESSAGES},
     },
-    supervisor::spec::{MessageSource, WorkerSpec, control_source::ControlSource},
+    policy::readiness_call::ReadinessAnswer,
+    supervisor::spec::{MessageSource, WorkerSpec, control_source::ControlSource, readiness::Readiness},
     wire::{
         framing::Framing,
         jsonrpc::stdio_protocol::StdioProtocol,
         node_channel::{CHANNEL_VARIABLE, SERIALIZATION, SERIALIZATION_VARIABLE},
     },
 };
+use serde::de::IgnoredAny;
+use serde_json::{json, value::RawValue};
 use std::time::Duration;
 
 /// Control.
@@ -94,7 +97,7 @@ impl WorkerSpec {
             self.plan.first_error.get_or_insert(error);
         }
         self.control = source;
-        self.settle_stop()
+        self.settle_stop().settle_ready()
     }
 
     /// Sets the timeout for connecting to the control pipe; 10 s by default. When it expires, the worker's events include
@@ -120,6 +123,33 @@ impl WorkerSpec {
             (Some(asked), _) => asked.clone(),
             (None, control) => control.default_stop(),
         };
+        self
+    }
+
+    /// The order of `ready` and `control_on_stdio` does not matter.
+    pub(crate) fn settle_ready(mut self) -> Self {
+        self.ready = self.ready_asked.clone();
+        if let (None, ControlSource::Stdio(StdioProtocol { handshake: Some(handshake), .. })) =
+            (&self.ready, &self.control)
+        {
+            match handshake
+                .params
+                .clone()
+                .and_then(|text| RawValue::from_string(text.into()).map_err(|e| e.to_string().into()))
+            {
+                Ok(params) => {
+                    let ready = Readiness::call("initialize", &params, |_: IgnoredAny| ReadinessAnswer::Ready);
+                    self.ready = Some(match handshake.then {
+                        Some(method) => ready.then_notify(method, &json!({})),
+                        None => ready,
+                    });
+                }
+                Err(reason) => {
+                    let settings = ["control_on_stdio", "initialize"];
+                    self.plan.first_error.get_or_insert(SpecError::Conflict { settings, reason });
+                }
+            }
+        }
         self
     }
 

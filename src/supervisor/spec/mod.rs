@@ -106,6 +106,8 @@ pub struct WorkerSpec {
     pub(crate) stop: StopPolicy,
     pub(crate) outlives_supervisor: bool,
     pub(crate) survivors: SurvivorPolicy,
+    /// As `stop_asked`.
+    pub(crate) ready_asked: Option<Readiness>,
     pub(crate) ready: Option<Readiness>,
     pub(crate) watchdog: Option<Watchdog>,
     pub(crate) runtime_max: Option<Duration>,
@@ -172,6 +174,7 @@ impl WorkerSpec {
             stop: StopPolicy::default(),
             outlives_supervisor: false,
             survivors: SurvivorPolicy::Kill,
+            ready_asked: None,
             ready: None,
             watchdog: None,
             runtime_max: None,
@@ -380,13 +383,14 @@ impl WorkerSpec {
         self
     }
 
-    /// Sets what makes the worker ready, and the time that it has for that; by default it is ready when it runs.
+    /// Sets what makes the worker ready, and the time that it has for that; by default it is ready when it runs, or when it
+    /// has answered the handshake of its [protocol](Self::control_on_stdio).
     pub fn ready(mut self, ready: Readiness) -> Self {
         if let Wanted::Newline(pass) = &ready.wanted {
             self.plan.add_fd(READINESS_PIPE, FdSource::OutputPipe, pass.clone());
         }
-        self.ready = Some(ready);
-        self
+        self.ready_asked = Some(ready);
+        self.settle_ready()
     }
 
     /// In a [group](crate::WorkerGroup): the worker starts only when `other`, a member of the same or of another group, meets `condition`.

@@ -115,7 +115,7 @@ impl WorkerSpec {
         if self.runtime_max.is_some_and(|limit| limit.is_zero()) {
             return missing(["runtime_max", "spawn"], "it cannot be zero: it would be stopped at once");
         }
-        if let (Some(limit), Some(ready)) = (self.runtime_max, &self.ready)
+        if let (Some(limit), Some(ready)) = (self.runtime_max, &self.ready_asked)
             && !matches!(ready.wanted, Wanted::Started)
             && limit <= ready.timeout
         {

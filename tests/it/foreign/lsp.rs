@@ -15,25 +15,25 @@ struct Workspace {
     language: &'static str,
 }
 
-/// Starts the server, and answers its requests until it has answered `initialize`.
+/// Starts the server, and waits until it has answered `initialize`.
 fn opened(server: &str, language: &'static str) -> Option<Workspace> {
     let directory = tempfile::tempdir().unwrap();
     // The steps of `StdioProtocol::lsp`, with more time: the machine may be loaded.
     let stop = StopPolicy::kill()
         .step([StopStep::Call("shutdown".into())], DEADLINE)
         .step([StopStep::Notify("exit".into()), StopStep::ClosePipes], DEADLINE);
+    let root = format!("file://{}", directory.path().display());
+    let params = json!({"processId": std::process::id(), "rootUri": root, "capabilities": {}});
     let spec = WorkerSpec::new(program(server)?)
         .current_dir(directory.path())
-        .control_on_stdio(StdioProtocol::lsp())
+        .control_on_stdio(StdioProtocol::lsp().initialize(&params))
         .stop(stop)
         .stderr(OutputMode::Lines);
     let story = Story::new();
     let worker = story.supervisor.spawn(spec).unwrap();
-    let root = format!("file://{}", directory.path().display());
-    let params = json!({"processId": std::process::id(), "rootUri": root, "capabilities": {}});
-    let answer: Value = worker.call("initialize", &params, DEADLINE).unwrap();
+    worker.wait_ready(DEADLINE).unwrap();
+    let answer: Value = worker.handshake().unwrap().unwrap();
     assert!(answer["capabilities"].is_object(), "{answer}");
-    worker.notify("initialized", &json!({})).unwrap();
     Some(Workspace { story, worker, directory, language })
 }
 

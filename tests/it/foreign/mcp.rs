@@ -1,7 +1,7 @@
 //! The reference server of the Model Context Protocol.
 
 use super::{end_of_input, program};
-use crate::support::{DEADLINE, Story, becomes_true};
+use crate::support::{DEADLINE, Story, becomes_true, example};
 use pipewright::{CallError, EventKind, OutputMode, StdioProtocol, Watchdog, Worker, WorkerSpec};
 use serde_json::{Value, json};
 use std::{fs, time::Duration};
@@ -13,11 +13,9 @@ fn server() -> Option<WorkerSpec> {
 fn started(spec: WorkerSpec) -> (Story, Worker) {
     let story = Story::new();
     let worker = story.supervisor.spawn(spec.control_on_stdio(StdioProtocol::mcp()).stop(end_of_input())).unwrap();
-    let client = json!({"name": "pipewright", "version": "0.1"});
-    let params = json!({"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": client});
-    let server: Value = worker.call("initialize", &params, DEADLINE).unwrap();
+    worker.wait_ready(DEADLINE).unwrap();
+    let server: Value = worker.handshake().unwrap().unwrap();
     assert_eq!(server["serverInfo"]["name"], "mcp-servers/everything");
-    worker.notify("notifications/initialized", &()).unwrap();
     (story, worker)
 }
 
@@ -100,4 +98,17 @@ fn foreign_mcp_server_that_is_killed_ends_its_calls() {
         other => panic!("{other:?}"),
     }
     story.exit();
+}
+
+#[test]
+fn foreign_mcp_server_is_hosted_by_the_example() {
+    let Some(server) = program("mcp-server-everything") else { return };
+    let spec = WorkerSpec::new(example("mcp_host")).args(["echo", r#"{"message":"hello"}"#]).arg(server).arg("stdio");
+    let mut story = Story::new();
+    story.supervisor.spawn(spec.stdout(OutputMode::Lines).stderr(OutputMode::Lines)).unwrap();
+    let exit = story.exit();
+    assert!(exit.success(), "{:#?}", story.told);
+    let printed = |text: &str| assert!(story.told.iter().any(|event| event.contains(text)), "{:#?}", story.told);
+    printed(r#"tool "echo""#);
+    printed("Echo: hello");
 }
