@@ -58,30 +58,38 @@
 //! # A test harness
 //!
 //! Each test is a worker with a time limit. A test that hangs is stopped together with its process group. A daemon that a test leaves
-//! behind with the test's output open delays nothing, and is reported.
+//! behind with the test's output open delays nothing, and is reported. Both outputs are one stream, in the order in which they were written.
 //!
 //! ```
 //! use pipewright::{EventKind, OutputMode, Supervisor, SurvivorPolicy, WorkerSpec};
-//! use std::time::Duration;
+//! use std::{collections::HashMap, time::Duration};
 //!
 //! let supervisor = Supervisor::new()?;
-//! let test = WorkerSpec::new("sh").args(["-c", "echo tested; exit 3"]).runtime_max(Duration::from_secs(10));
-//! supervisor.spawn(test.stdout(OutputMode::Lines).stderr(OutputMode::Lines).survivors(SurvivorPolicy::Report))?;
+//! for script in ["echo tested; exit 3", "echo begun >&2; exec sleep 1000"] {
+//!     let test = WorkerSpec::new("sh").args(["-c", script]).runtime_max(Duration::from_secs(1));
+//!     supervisor.spawn(test.stdout(OutputMode::Bytes).stderr(OutputMode::ToStdout).survivors(SurvivorPolicy::Report))?;
+//! }
 //! supervisor.close();
-//! let (mut text, mut code) = (String::new(), None);
+//! let (mut outputs, mut codes) = (HashMap::<_, Vec<u8>>::new(), Vec::new());
 //! for event in supervisor.events() {
 //!     match event.kind {
-//!         EventKind::Line { line, .. } => text.push_str(&line.text()),
+//!         EventKind::Output { bytes, .. } => outputs.entry(event.worker).or_default().extend(bytes.as_bytes()),
+//!         EventKind::RuntimeExceeded { after } => eprintln!("{}: stopped after {after:.1?}", event.worker),
 //!         EventKind::Exited { exit, .. } => {
 //!             exit.survivors.iter().for_each(|survivor| eprintln!("{survivor}"));
-//!             code = exit.code();
+//!             let output = outputs.remove(&event.worker).unwrap_or_default();
+//!             codes.push((exit.code(), String::from_utf8_lossy(&output).into_owned()));
 //!         }
 //!         _ => {}
 //!     }
 //! }
-//! assert_eq!((text.as_str(), code), ("tested", Some(3)));
+//! codes.sort(); // the test that was stopped has no code
+//! assert_eq!(codes, [(None, "begun\n".into()), (Some(3), "tested\n".into())]);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
+//!
+//! For one program, [`Process::wait_with_output`] has a timeout, too. With [`OutputMode::Pty`] a program that behaves differently without a
+//! terminal has one.
 //!
 //! # A plugin host
 //!
