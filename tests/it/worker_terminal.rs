@@ -217,15 +217,16 @@ both_ways! {
         let script = "[ -t 1 ] || exit 1; echo starting; echo listening; echo last >&2; exec cat";
         let spec = shell(way, script).stdin(StdinMode::Pty).stdout(OutputMode::PtyLines).stderr(OutputMode::PtyLines);
         let worker = story.supervisor.spawn(spec.ready(Readiness::log_line("^listening$").timeout(DEADLINE))).unwrap();
-        let mut lines = Vec::new();
-        while lines.len() < 3 {
-            lines.push(story.find(|event| match event.kind {
-                EventKind::Line { stream: OutputStream::Stdout, line } => Some(line.text().into_owned()),
-                _ => None,
-            }));
+        let (mut lines, mut is_ready) = (Vec::new(), false);
+        while lines.len() < 3 || !is_ready {
+            match story.next().kind {
+                EventKind::Line { stream: OutputStream::Stdout, line } => lines.push(line.text().into_owned()),
+                EventKind::Ready { .. } => is_ready = true,
+                EventKind::Exited { exit, .. } => panic!("{exit} after {lines:?}"),
+                _ => {}
+            }
         }
         assert_eq!(lines, ["starting", "listening", "last"]);
-        story.find(|event| matches!(event.kind, EventKind::Ready { .. }).then_some(()));
         worker.stop();
         assert!(story.exit().success());
     }
