@@ -17,7 +17,7 @@ use std::{
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Answers `add`, `echo`, `read`, `fail`, `wait` until `release`, `ask back`, `notes`, `chatter`, and `until cancelled`, on `--threads N`.
+/// Answers `add`, `echo`, `read`, `fail`, `wait` until `release`, `ask back`, `notes`, `pour`, `chatter`, and `until cancelled`, on `--threads N`.
 pub(crate) fn serve(options: &Options) -> Outcome {
     let parent = Parent::from_args()?;
     if options.has("inspect") {
@@ -71,6 +71,14 @@ pub(crate) fn serve(options: &Options) -> Outcome {
                 Ok(Value::Null)
             }
             "notes" => Ok(notes.lock().unwrap_or_else(PoisonError::into_inner).clone().into()),
+            // Sends this many messages before it answers.
+            "pour" => {
+                let [count]: [u32; 1] = request.params()?;
+                for n in 0..count {
+                    parent.send(&[n])?;
+                }
+                Ok(count.into())
+            }
             // Sends this many notifications before it answers.
             "chatter" => {
                 let [count]: [u32; 1] = request.params()?;

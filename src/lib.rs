@@ -138,8 +138,8 @@
 //!   consumer that keeps its messages but has received all of them does not stall the worker.
 //! * An answer to a call arrives behind the requests and notifications that the worker sent before it. The event loop reads up to
 //!   [`control_window`](WorkerSpec::control_window) of them ahead of the consumer, by default 8 MiB. If that is full and no event was
-//!   received for 100 ms, calls of this worker fail with [`CallError::EventsUnreceived`]. A call of the thread that receives the events
-//!   fails with it at its timeout if the worker calls back meanwhile. With a handler ([`Supervisor::serve`], [`Worker::serve`]) no call
+//!   received for 100 ms, calls of this worker fail with [`CallError::EventsUnreceived`]. It is also the error at the timeout of a call
+//!   of the thread that receives the events, if the worker calls back meanwhile or cannot go on writing messages. With a handler ([`Supervisor::serve`], [`Worker::serve`]) no call
 //!   depends on the consumer of events.
 //!
 //! # What dropping does

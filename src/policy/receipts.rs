@@ -12,8 +12,8 @@ pub(crate) const CHECK_INTERVAL: Duration = Duration::from_millis(25);
 pub(crate) enum Obstacle {
     /// The control window is full of events that are not received, and the connection is not read.
     FullWindow,
-    /// The answer may depend on the program: the worker waits for the answer to a request that is not received, or the window is full of
-    /// messages that handlers have not handled.
+    /// The answer may depend on the program: the worker waits for the answer to a request that is not received, or for room in a pipe whose
+    /// window is full, or messages wait for their handler.
     Program,
 }
 

@@ -15,7 +15,6 @@ use std::sync::{
 pub(crate) struct FlowControl {
     window: Window,
     out: AtomicUsize,
-    permits: AtomicUsize,
     /// A reader is paused, and is to be woken when there is room.
     waiting: AtomicBool,
     waker: Arc<Waker>,
@@ -52,7 +51,6 @@ impl FlowControl {
         Self {
             window: Window::new(window),
             out: AtomicUsize::new(0),
-            permits: AtomicUsize::new(0),
             waiting: AtomicBool::new(false),
             waker,
             whole: None,
@@ -72,7 +70,6 @@ impl FlowControl {
     /// Adds `bytes`.
     pub(crate) fn take(&self, bytes: usize) {
         self.out.fetch_add(bytes, Ordering::SeqCst);
-        self.permits.fetch_add(1, Ordering::Relaxed);
         if let Some(whole) = &self.whole {
             whole.take(bytes);
         }
@@ -87,11 +84,6 @@ impl FlowControl {
     /// The bytes that are not returned.
     pub(crate) fn used(&self) -> usize {
         self.out.load(Ordering::Relaxed)
-    }
-
-    /// The number of permits that are not returned.
-    pub(crate) fn permits(&self) -> usize {
-        self.permits.load(Ordering::Relaxed)
     }
 
     /// Requests a wake-up when there is room. The caller checks the window again afterwards, since bytes may have been returned in between.
@@ -118,7 +110,6 @@ impl FlowControl {
 
 impl ReturnCredit for FlowControl {
     fn returned(&self, bytes: usize) {
-        self.permits.fetch_sub(1, Ordering::Relaxed);
         let out = self.out.fetch_sub(bytes, Ordering::SeqCst).saturating_sub(bytes);
         if self.window.has_room(out)
             && self.waiting.load(Ordering::SeqCst)

@@ -428,7 +428,7 @@ impl ConnectionState {
         }
     }
 
-    fn is_leased(&self) -> bool {
+    pub(crate) fn is_leased(&self) -> bool {
         matches!(self.read_owner, ReadOwner::Caller)
     }
 

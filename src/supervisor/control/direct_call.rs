@@ -82,9 +82,7 @@ impl RpcConnection {
         let socket = Arc::clone(socket);
         let has_pending =
             matches!(&state.read_owner, ReadOwner::Idle(frame_reader) if !frame_reader.pending.is_empty());
-        // If the worker waits for the program, only the loop knows whether it waits in vain.
-        let is_held_up = !state.endpoint.requests.is_empty();
-        let is_idle = !has_pending && !is_held_up && state.queue.is_empty();
+        let is_idle = !has_pending && !state.may_be_held_up() && state.queue.is_empty();
         if state.is_revoked || state.has_ended || !is_idle || timeout.is_zero() {
             return Ok(Err(line));
         }

@@ -16,8 +16,10 @@ impl RpcConnection {
         let mut state = self.lock();
         let has_stopped = matches!(outlook, CallOutlook::Doubtful | CallOutlook::Hopeless);
         let ended = if outlook == CallOutlook::Hopeless { state.endpoint.abandon_all() } else { Vec::new() };
-        let is_watched = outlook != CallOutlook::Clear && !state.endpoint.calls.is_empty();
-        state.held_up = HeldUpCalls { is_watched, unreceived: has_stopped.then_some(unreceived) };
+        let has_calls = state.is_leased() || !state.endpoint.calls.is_empty();
+        let is_watched = outlook != CallOutlook::Clear && has_calls;
+        let unreceived_now = has_stopped.then_some(unreceived);
+        state.held_up = HeldUpCalls { is_watched, unreceived: unreceived_now, ..state.held_up };
         drop(state);
         for (call, cancellation) in ended {
             call.complete(Err(unreceived.into()));
@@ -27,6 +29,11 @@ impl RpcConnection {
         is_watched
     }
 
+    /// Records whether the output of the worker is not read, since its window is full.
+    pub(crate) fn set_output_paused(&self, is_paused: bool) {
+        self.lock().held_up.is_output_paused = is_paused;
+    }
+
     /// Why there is no answer at the timeout of a call.
     pub(crate) fn timeout_error(&self) -> CallError {
         self.lock().held_up.unreceived.map_or(CallError::TimedOut, CallError::from)
@@ -34,9 +41,15 @@ impl RpcConnection {
 }
 
 impl ConnectionState {
-    /// A call has begun. Makes the loop check whether its answer has to wait for the program.
+    /// Whether answers may have to wait until the program receives events. Only the loop knows whether it does.
+    pub(crate) fn may_be_held_up(&self) -> bool {
+        let is_paused = self.held_up.is_output_paused || matches!(self.read_owner, ReadOwner::Paused);
+        is_paused || !self.endpoint.requests.is_empty()
+    }
+
+    /// A call has begun. Makes the loop check whether its answer has to wait.
     pub(crate) fn check_if_held_up(&mut self) {
-        if !matches!(self.read_owner, ReadOwner::Paused) && self.endpoint.requests.is_empty() {
+        if !self.may_be_held_up() {
             self.held_up.unreceived = None;
         } else if !mem::replace(&mut self.held_up.is_watched, true) {
             self.events.report(ConnectionEvent::CallHeldUp(self.worker));

@@ -7,14 +7,18 @@ use crate::wire::jsonrpc::error::CallError;
 pub(crate) struct HeldUpCalls {
     /// The loop checks at intervals whether events are received.
     pub(super) is_watched: bool,
+    /// The output of the worker is not read: it may be unable to go on before it has written.
+    pub(super) is_output_paused: bool,
     /// Set while the program does not receive events.
     pub(super) unreceived: Option<Unreceived>,
 }
 
-/// The requests and notifications of a worker that are not received.
+/// What the program has not received.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Unreceived {
+    /// Of all workers: the channel does not tell whose events it holds.
     pub(crate) events: usize,
+    /// Of this worker.
     pub(crate) bytes: usize,
 }
 

@@ -146,7 +146,8 @@ impl Incarnation {
     /// Checks whether events are received that answers of the worker wait for.
     pub(crate) fn check_receipts(&mut self, cx: &mut IncarnationContext<'_>) {
         let Some(session) = &mut self.session else { return };
-        if session.check_receipts(cx.sink, cx.reactor.clock.now()) {
+        let paused_output = self.output.paused.then(|| self.shared.window.flow.used());
+        if session.check_receipts(paused_output, cx.sink, cx.reactor.clock.now()) {
             cx.reactor.set_timer_after(receipts::CHECK_INTERVAL, Timer::Receipts(self.key));
         }
     }

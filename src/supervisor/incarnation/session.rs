@@ -217,17 +217,17 @@ impl ControlSession {
     }
 
     /// Checks whether events are received that answers wait for, and ends calls that wait in vain. Returns whether to check again.
-    pub(crate) fn check_receipts(&mut self, sink: &EventSink, now: Instant) -> bool {
-        let obstacle = self.obstacle(sink);
+    /// `paused_output` are the bytes of its output that are not received, while no more of it is read.
+    pub(crate) fn check_receipts(&mut self, paused_output: Option<usize>, sink: &EventSink, now: Instant) -> bool {
+        let obstacle = self.obstacle(sink).or(paused_output.map(|_| Obstacle::Program));
         if obstacle.is_none() && !self.receipts.is_silent() {
             return false;
         }
         let waiting = self.waiting.get();
         let handled = self.passed.saturating_sub(waiting as u64);
         let outlook = self.receipts.check(obstacle, sink.received() + handled, now);
-        // Received events whose permits exist count as well, but there are no more unreceived events than events in the channel.
-        let events = self.flow.permits().min(sink.waiting() + waiting);
-        self.connection.apply_outlook(outlook, Unreceived { events, bytes: self.flow.used() })
+        let bytes = self.flow.used() + paused_output.unwrap_or_default();
+        self.connection.apply_outlook(outlook, Unreceived { events: sink.waiting() + waiting, bytes })
     }
 
     fn obstacle(&self, sink: &EventSink) -> Option<Obstacle> {

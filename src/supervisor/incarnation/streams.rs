@@ -59,7 +59,7 @@ impl Incarnation {
         for reader in self.readers() {
             drop(cx.reactor.poller.remove(reader));
         }
-        self.output.paused = true;
+        self.set_paused(true, cx);
         cx.reading.paused.push(self.key);
         cx.reading.next_check = FIRST_CHECK;
     }
@@ -71,10 +71,19 @@ impl Incarnation {
         if !self.levels(cx.sink).may_resume() {
             return false;
         }
-        self.output.paused = false;
+        self.set_paused(false, cx);
         self.reset_watchdog(LivenessSource::Messages, cx.reactor.clock.now());
         self.register_streams(cx);
         true
+    }
+
+    fn set_paused(&mut self, is_paused: bool, cx: &mut IncarnationContext<'_>) {
+        self.output.paused = is_paused;
+        if let Some(connection) = self.process.connection() {
+            connection.set_output_paused(is_paused);
+        }
+        // The worker may not answer before its output is read.
+        self.check_receipts(cx);
     }
 
     /// Registers all output streams.

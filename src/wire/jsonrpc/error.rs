@@ -153,21 +153,22 @@ pub enum CallError {
     /// The result does not have the expected type.
     #[error("invalid result: {0}")]
     InvalidResult(#[source] Box<DecodeError>),
-    /// The program does not receive the requests and notifications of the worker, and the answer waits for that: it may come after
-    /// them, or the worker may wait for the answer to one of them. The peer is notified that the call is cancelled.
-    /// [`Supervisor::serve`](crate::Supervisor::serve) handles them on threads of their own.
+    /// The program does not receive events, and the answer waits for that. The peer is notified that the call is cancelled.
+    /// [`Supervisor::serve`](crate::Supervisor::serve) handles requests and notifications on threads of their own.
     ///
-    /// Returned before the timeout if the [window](crate::WorkerSpec::control_window) of the worker is full of events, and none was received
-    /// for 100 ms. Instead of [`TimedOut`](Self::TimedOut) if a request of the worker was not received, or messages for a handler have
-    /// waited, for as long.
+    /// * Before the timeout: the [control window](crate::WorkerSpec::control_window) of the worker is full of requests and notifications that
+    ///   it sent before the answer, and no event was received for 100 ms.
+    /// * At the timeout, instead of [`TimedOut`](Self::TimedOut): no event was received for at least the last 100 ms, although a request of
+    ///   the worker is among them, or the [window](crate::WorkerSpec::window) of its output is full, so that it may be unable to write on; or
+    ///   what it sent waits for its handler as long.
     #[error(
-        "no answer while {events} events of the worker ({bytes} bytes) are not received: \
+        "no answer while {events} events are not received ({bytes} bytes of this worker): \
          receive or `serve` them on another thread than the caller's"
     )]
     EventsUnreceived {
-        /// The requests and notifications of the worker that are not received, or wait for a handler.
+        /// The events that are not received, of all workers, and what waits for the handler of this worker.
         events: usize,
-        /// Their size.
+        /// The size of those of this worker.
         bytes: usize,
     },
     /// The connection failed.
