@@ -5,12 +5,15 @@ use std::{borrow::Cow, fmt, time::Duration};
 
 /// How a process ended, and what is known about it.
 ///
-/// `Display` writes the status as a phrase: `exit code 3`, `killed by signal 9 (SIGKILL)`.
+/// `Display` writes the status as a phrase: `exit code 3`, `killed by signal 9 (SIGKILL)`. A cause that was not requested follows:
+/// `killed by signal 15 (SIGTERM), stopped at its time limit`.
 #[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Exit {
     /// The exit status.
     pub status: ExitStatus,
+    /// What ended the process.
+    pub cause: ExitCause,
     /// Resource usage; `None` if other code reaped the process, which loses it.
     pub usage: Option<Usage>,
     /// Time from the return of spawn to the reaping. For a short-lived process it can be shorter than its CPU time.
@@ -39,10 +42,12 @@ pub struct Exit {
 
 impl fmt::Debug for Exit {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { status, usage, duration, stderr_tail: _, leaked_streams, oom_killed, survivors, uninspected } = self;
+        let Self { status, cause, usage, duration, stderr_tail: _, leaked_streams, oom_killed, survivors, uninspected } =
+            self;
         formatter
             .debug_struct("Exit")
             .field("status", status)
+            .field("cause", cause)
             .field("usage", usage)
             .field("duration", duration)
             .field("stderr_tail", &String::from_utf8_lossy(&self.stderr_tail))
@@ -51,6 +56,48 @@ impl fmt::Debug for Exit {
             .field("survivors", survivors)
             .field("uninspected", uninspected)
             .finish()
+    }
+}
+
+/// What ended a process: the first decision to stop or kill it, if one was made before it exited.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ExitCause {
+    /// It exited by itself, or a signal ended it that the supervisor has not sent: of the kernel, of another process, or of
+    /// [`Worker::signal`](crate::Worker::signal). Also for a worker that was never started, and for a process without a supervisor.
+    Itself,
+    /// A stop was requested: of the worker by [`stop`](crate::Worker::stop) or [`stop_timeout`](crate::Worker::stop_timeout), of its group
+    /// ([`stop`](crate::WorkerGroup::stop), [`remove`](crate::WorkerGroup::remove)), or of all workers
+    /// ([`stop_all`](crate::Supervisor::stop_all)).
+    Stop,
+    /// A restart was requested, of the worker or of its group.
+    Restart,
+    /// It was killed by [`Worker::kill`](crate::Worker::kill), or because its file descriptors could not be watched, which a
+    /// [`Warning`](crate::events::Warning) reports.
+    Kill,
+    /// Its [`runtime_max`](crate::WorkerSpec::runtime_max).
+    TimeLimit,
+    /// It was not [ready](crate::WorkerSpec::ready) in time, or could not become ready.
+    Readiness,
+    /// Its [watchdog](crate::WorkerSpec::watchdog).
+    Watchdog,
+    /// Its group stopped it: a sibling has failed or ended, or the group gave up.
+    Group,
+    /// The supervisor ended: by [`shutdown`](crate::Supervisor::shutdown), by a signal that it
+    /// [handles](crate::Supervisor::handle_signals), or because it was dropped.
+    SupervisorEnd,
+}
+
+impl ExitCause {
+    /// The phrase for a cause that the user has not requested.
+    fn phrase(self) -> Option<&'static str> {
+        match self {
+            Self::TimeLimit => Some("stopped at its time limit"),
+            Self::Readiness => Some("stopped because it was not ready"),
+            Self::Watchdog => Some("stopped by its watchdog"),
+            Self::Group => Some("stopped with its group"),
+            Self::Itself | Self::Stop | Self::Restart | Self::Kill | Self::SupervisorEnd => None,
+        }
     }
 }
 
@@ -128,6 +175,7 @@ impl Exit {
     pub(crate) fn of(status: ExitStatus) -> Self {
         Self {
             status,
+            cause: ExitCause::Itself,
             usage: None,
             duration: Duration::ZERO,
             stderr_tail: Box::default(),
@@ -177,6 +225,9 @@ impl Exit {
 impl fmt::Display for Exit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.status.fmt(f)?;
+        if let Some(phrase) = self.cause.phrase() {
+            write!(f, ", {phrase}")?;
+        }
         match self.uninspected {
             None | Some(0) => Ok(()),
             Some(1) => f.write_str(", 1 process could not be inspected"),
@@ -288,6 +339,10 @@ mod tests {
         assert_eq!(uninspected(Some(1)), "exit code 0, 1 process could not be inspected");
         assert_eq!(uninspected(Some(2)), "exit code 0, 2 processes could not be inspected");
         assert_eq!(exit(ExitStatus::Unknown).to_string(), "ended, but other code in this process took its exit status");
+        let limited =
+            Exit { cause: ExitCause::TimeLimit, ..exit(ExitStatus::Signal { signal: 15, core_dumped: false }) };
+        assert_eq!(limited.to_string(), "killed by signal 15 (SIGTERM), stopped at its time limit");
+        assert_eq!(Exit { cause: ExitCause::Stop, ..exit(ExitStatus::Code(0)) }.to_string(), "exit code 0");
         let hostile = Survivor { pid: 7, command: "\x1b[2J\nroot# ".into(), holds: Vec::new(), alive: false };
         assert_eq!(hostile.to_string(), "process 7 (\\u{1b}[2J\\nroot# ) was left running");
         let survivor =

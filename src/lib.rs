@@ -227,7 +227,7 @@ pub mod guard; // kills all trees when the supervisor's process is killed
 mod supervisor; // the parent's side
 
 #[cfg(target_os = "linux")]
-pub use exit::{Exit, ExitStatus};
+pub use exit::{Exit, ExitCause, ExitStatus};
 #[cfg(target_os = "linux")]
 pub use ids::{GroupId, WorkerId};
 #[cfg(target_os = "linux")]

@@ -17,6 +17,7 @@ mod answers;
 mod async_host;
 mod call_set;
 mod calls_between_incarnations;
+mod causes;
 mod chaos;
 mod conformance;
 mod control;

@@ -170,7 +170,7 @@ fn p15_deadlines_pause_while_stopped_by_ctrl_z() {
     assert!(had(&line) >= LIMIT, "{line}");
     let (ran_after, left) = (continued.elapsed(), LIMIT.saturating_sub(ran_before_max));
     assert!(ran_after >= left, "{ran_after:?} after SIGCONT, when {left:?} were left");
-    ends_at_ctrl_c(process, lines);
+    ends_at_ctrl_c_by(process, lines, "killed by signal 15 (SIGTERM), stopped at its time limit\n");
 }
 
 #[test]
@@ -223,7 +223,7 @@ fn p15_deadline_expires_in_host_that_is_stopped_repeatedly() {
         }
     };
     assert!(had(&line) >= Duration::from_millis(300), "{line}");
-    ends_at_ctrl_c(process, lines);
+    ends_at_ctrl_c_by(process, lines, "killed by signal 15 (SIGTERM), stopped at its time limit\n");
 }
 
 #[test]

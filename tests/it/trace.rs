@@ -292,7 +292,7 @@ fn failed_spawn_has_the_reason() {
     story.rest();
     drop(story);
     let outline = recorder.outline();
-    assert_eq!(outline[outline.len() - 2..], ["2 WARN spawn failed", "1 ERROR gave up"]);
+    assert_eq!(outline[outline.len() - 2..], ["2 WARN spawn failed", "2 ERROR gave up"]);
     let spawn_failed = recorder.the("spawn failed");
     let error = spawn_failed.fields.of("error").as_str().unwrap().to_owned();
     assert!(error.contains("failed to start") && error.contains(program.to_str().unwrap()), "{error}");

@@ -1,6 +1,7 @@
 //! The incarnations of the event loop: inserts them, passes them their inputs, and removes them after their last event.
 
 use crate::{
+    exit::ExitCause,
     ids::WorkerId,
     launch::child::GroupCleanup,
     policy::{
@@ -24,7 +25,7 @@ use crate::{
         process_trees::UnkillableProcess,
         reactor::{arena::Key, timers::Timer},
         supervision::{
-            Supervision, SupervisionContext,
+            StopOrder, Supervision, SupervisionContext,
             restart::IncarnationEnd,
             shutdown::Phase,
             worker::{WorkerPhase, WorkerRecord},
@@ -101,8 +102,8 @@ impl EventLoop {
                         self.sink.trace.end_incarnation(worker);
                     }
                 }
-            } else if let Some((key, stop)) = self.pending.stops.pop_front() {
-                self.input(key, LifecycleInput::Stop(stop));
+            } else if let Some(StopOrder { incarnation, request, cause }) = self.pending.stops.pop_front() {
+                self.on(incarnation, |incarnation, cx| incarnation.stop(request, cause, cx));
             } else {
                 return;
             }
@@ -145,15 +146,11 @@ impl EventLoop {
             let action = left.map_or(Action::Stop, Action::StopWithin);
             self.supervise(|supervision, cx| supervision.request(shared.id(), action, cx));
         } else if !is_wanted {
-            let is_overdue = self.supervision.workers.get(&shared.id()).is_some_and(|record| record.is_overdue);
-            self.input(
-                key,
-                LifecycleInput::Stop(if is_overdue {
-                    StopRequest::Within(Duration::ZERO)
-                } else {
-                    StopRequest::Advance
-                }),
-            );
+            let record = self.supervision.workers.get(&shared.id());
+            let is_overdue = record.is_some_and(|record| record.is_overdue);
+            let cause = record.and_then(|record| record.stop_cause).unwrap_or(ExitCause::Stop);
+            let request = if is_overdue { StopRequest::Within(Duration::ZERO) } else { StopRequest::Advance };
+            self.on(key, |incarnation, cx| incarnation.stop(request, cause, cx));
         }
     }
 

@@ -9,6 +9,7 @@ pub(crate) mod status;
 pub(crate) mod teardown;
 
 use crate::{
+    exit::ExitCause,
     policy::lifecycle::{LifecycleInput, StopRequest},
     supervisor::{
         commands::{Command, CommandSender},
@@ -263,7 +264,9 @@ impl EventLoop {
             Timer::Inspector => self.check_inspector(),
             Timer::Unkillable(number) => self.retry_unkillable(number),
             Timer::KillAll => self.supervise(Supervision::kill_all),
-            Timer::KillOne(key) => self.input(key, LifecycleInput::Stop(StopRequest::Within(Duration::ZERO))),
+            Timer::KillOne(key) => self.on(key, |incarnation, cx| {
+                incarnation.stop(StopRequest::Within(Duration::ZERO), ExitCause::Stop, cx);
+            }),
             Timer::Group(group) => self.supervise(|supervision, cx| supervision.kill_group_members(group, cx)),
             Timer::Restart(worker) => {
                 let is_delayed = self.supervise(|supervision, cx| supervision.restart(worker, cx));

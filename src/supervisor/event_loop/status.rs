@@ -165,7 +165,7 @@ fn worker_status(record: &WorkerRecord, incarnation: Option<&Incarnation>, now: 
         None if record.has_ended() => WorkerState::Ended,
         None => WorkerState::Waiting,
         Some(_) if record.desired != DesiredState::Run => WorkerState::Stopping,
-        Some(incarnation) if incarnation.health.failure.is_some() => WorkerState::Stopping,
+        Some(incarnation) if incarnation.stop_cause.is_some() => WorkerState::Stopping,
         Some(incarnation) if !incarnation.process.is_ready() => WorkerState::Starting,
         Some(_) => WorkerState::Running,
     };

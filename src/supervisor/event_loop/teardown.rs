@@ -2,14 +2,15 @@
 //! workers are killed, and their exits are reported.
 
 use crate::{
-    exit::ExitStatus,
+    exit::{Exit, ExitCause, ExitStatus},
+    ids::WorkerId,
     policy::restart::AfterExit,
     supervisor::{
         clock::now,
         commands::Command,
         event_loop::EventLoop,
         events::event::{Event, EventKind},
-        incarnation::Incarnation,
+        incarnation::{Incarnation, context::Fact},
         worker::group::GroupEndReason,
     },
 };
@@ -43,29 +44,39 @@ impl Drop for EventLoop {
 impl EventLoop {
     /// Kills and reaps all processes, and sends their last events.
     fn kill_all_processes(&mut self) {
-        let incarnations: Vec<Box<Incarnation>> = self.incarnations.drain().collect();
+        let mut incarnations: Vec<Box<Incarnation>> = self.incarnations.drain().collect();
+        for incarnation in &mut incarnations {
+            incarnation.note_stop(ExitCause::SupervisorEnd);
+        }
         let orphans: Vec<_> = incarnations.iter().map(|incarnation| Arc::clone(&incarnation.process)).collect();
         for (mut incarnation, reaped) in incarnations.into_iter().zip(self.spawner.kill_and_reap_all(&orphans)) {
             let mut exit = incarnation.exit(reaped, self.reactor.clock.now());
             if reaped.is_none() {
                 exit.status = ExitStatus::Unkillable;
             }
-            let exit = Arc::new(exit);
-            incarnation.shared.route_calls(|calls| calls.ended(&exit));
-            incarnation.shared.incarnation_exited(&exit);
-            if let Some(record) = self.supervision.workers.get_mut(&incarnation.shared.id()) {
-                record.last = Some((Arc::clone(&exit), now()));
-                let next = AfterExit::Finished;
-                record.send_final(incarnation.event(EventKind::Exited { exit, next }), &mut self.sink);
+            self.report_exit(incarnation.shared.id(), Arc::new(exit));
+        }
+        for fact in mem::take(&mut self.pending.facts) {
+            if let Fact::Finished { worker, exit, .. } = fact {
+                self.report_exit(worker, exit);
             }
         }
+    }
+
+    fn report_exit(&mut self, worker: WorkerId, exit: Arc<Exit>) {
+        let Some(record) = self.supervision.workers.get_mut(&worker) else { return };
+        let shared = Arc::clone(&record.shared);
+        shared.route_calls(|calls| calls.ended(&exit));
+        shared.incarnation_exited(&exit);
+        record.last = Some((Arc::clone(&exit), now()));
+        let next = AfterExit::Finished;
+        record.send_final(Event::of(&shared, shared.incarnation(), EventKind::Exited { exit, next }), &mut self.sink);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ids::WorkerId;
     use crate::supervisor::{commands::CommandSender, event_loop::EventLoopConfig};
     use crate::{
         guard::program::Guard,

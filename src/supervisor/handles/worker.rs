@@ -130,7 +130,7 @@ impl Worker {
     ///
     /// `EPERM` if the process runs as another user.
     pub fn kill(&self) -> io::Result<()> {
-        match self.shared.child(|child| child.signal_group(libc::SIGKILL)) {
+        match self.process().and_then(|process| process.kill()) {
             Err(error) if error.raw_os_error() == Some(libc::ESRCH) => Ok(()),
             done => done,
         }

@@ -1,6 +1,7 @@
 //! Readiness and liveness checks: passes observations to the policies and executes their outcomes.
 
 use crate::{
+    exit::ExitCause,
     policy::{
         lifecycle::{LifecycleInput, StopRequest},
         readiness::{ReadinessError, ReadinessInput, ReadinessOutcome, ReadinessSource, ReadinessTracker},
@@ -130,14 +131,16 @@ impl Incarnation {
         };
         cx.sink.send(self.event(EventKind::NotReady { reason: why, recent_output }));
         if let Some(failure) = failure {
-            self.stop_unhealthy(failure, cx);
+            self.stop_unhealthy(failure, ExitCause::Readiness, cx);
         }
     }
 
     /// Stops the worker without a request, unless it is already stopping.
-    fn stop_unhealthy(&mut self, failure: HealthFailure, cx: &mut IncarnationContext<'_>) {
+    fn stop_unhealthy(&mut self, failure: HealthFailure, cause: ExitCause, cx: &mut IncarnationContext<'_>) {
         if self.lifecycle.is_running() {
             self.health.failure = Some(failure);
+            // Whether or not the process has just exited.
+            self.stop_cause = Some(cause);
             self.input(LifecycleInput::Stop(StopRequest::Advance), cx);
         }
     }
@@ -147,7 +150,7 @@ impl Incarnation {
         if self.lifecycle.is_running() {
             let after = cx.reactor.clock.now().saturating_duration_since(self.started);
             cx.sink.send(self.event(EventKind::RuntimeExceeded { after }));
-            self.stop_unhealthy(HealthFailure::Unhealthy, cx);
+            self.stop_unhealthy(HealthFailure::Unhealthy, ExitCause::TimeLimit, cx);
         }
     }
 
@@ -316,10 +319,13 @@ impl Incarnation {
                 cx.sink.send(self.event(EventKind::WatchdogWarning { silent_for }));
             }
             // ESRCH: the process has exited, and its exit is handled next.
-            WatchdogAction::SendAbortSignal(signal) => drop(self.process.child().signal(signal)),
+            WatchdogAction::SendAbortSignal(signal) => {
+                self.health.abort_signal = Some(signal);
+                drop(self.process.child().signal(signal));
+            }
             WatchdogAction::Stop => {
                 cx.sink.send(self.event(EventKind::WatchdogTimeout));
-                self.stop_unhealthy(HealthFailure::Unhealthy, cx);
+                self.stop_unhealthy(HealthFailure::Unhealthy, ExitCause::Watchdog, cx);
             }
         }
     }

@@ -18,7 +18,7 @@ pub(crate) mod tree;
 pub(crate) mod tree_exit;
 
 use crate::{
-    exit::{Exit, ExitStatus},
+    exit::{Exit, ExitCause, ExitStatus},
     launch::child::{exit_status, usage},
     policy::{
         backpressure::WindowState,
@@ -75,6 +75,8 @@ pub(crate) struct Incarnation {
     pub(crate) stop_call: Option<InternalCall>,
     /// The supervisor has begun to stop or kill it.
     pub(crate) is_being_stopped: bool,
+    /// Why, if the process had not exited before.
+    pub(crate) stop_cause: Option<ExitCause>,
     /// The last event has been sent: no other may follow.
     pub(crate) is_over: bool,
 }
@@ -126,6 +128,7 @@ impl Incarnation {
             spec,
             stop_call: None,
             is_being_stopped: false,
+            stop_cause: None,
             is_over: false,
         }
     }
@@ -149,6 +152,7 @@ impl Incarnation {
         cx.sink.send(Event::warning(Warning::from(refusal)));
         if is_final && matches!(token, Token::Process(_) | Token::Stream(..)) {
             // Its exit or its output would never be noticed.
+            self.note_stop(ExitCause::Kill);
             self.input(LifecycleInput::WatchFailed, cx);
         }
     }
@@ -217,9 +221,28 @@ impl Incarnation {
         }
     }
 
+    /// Records why the process is stopped, unless it is being stopped already or has exited.
+    pub(crate) fn note_stop(&mut self, cause: ExitCause) {
+        if self.stop_cause.is_none() && self.lifecycle.is_running() && self.process.child().is_running() {
+            self.stop_cause = Some(cause);
+        }
+    }
+
+    fn cause_of(&self, status: ExitStatus) -> ExitCause {
+        let is_signal = |number| matches!(status, ExitStatus::Signal { signal, .. } if signal == number);
+        match self.stop_cause {
+            Some(cause) => cause,
+            None if self.process.is_killed() && is_signal(libc::SIGKILL) => ExitCause::Kill,
+            None if self.health.abort_signal.is_some_and(is_signal) => ExitCause::Watchdog,
+            None => ExitCause::Itself,
+        }
+    }
+
     pub(crate) fn exit(&mut self, reaped: Option<Reaped>, now: Instant) -> Exit {
+        let status = reaped.map_or(ExitStatus::Unknown, |reaped| exit_status(reaped.ending));
         Exit {
-            status: reaped.map_or(ExitStatus::Unknown, |reaped| exit_status(reaped.ending)),
+            status,
+            cause: self.cause_of(status),
             usage: reaped.and_then(|reaped| reaped.usage).map(usage),
             duration: now.saturating_duration_since(self.started),
             stderr_tail: self.output.stderr.take(),

@@ -1,7 +1,7 @@
 //! The lifecycle of an incarnation: from its registration to its last event.
 
 use crate::{
-    exit::{Exit, ExitStatus},
+    exit::{Exit, ExitCause, ExitStatus},
     launch::child::GroupCleanup,
     policy::{
         lifecycle::{LifecycleInput, LifecycleOutput, StopRequest, StreamId},
@@ -75,6 +75,12 @@ impl Incarnation {
             self.handle_readiness(ReadinessInput::ProcessExited, cx);
             self.input(LifecycleInput::ProcessExited, cx);
         }
+    }
+
+    /// Stops the process, or goes on with the stop.
+    pub(crate) fn stop(&mut self, request: StopRequest, cause: ExitCause, cx: &mut IncarnationContext<'_>) {
+        self.note_stop(cause);
+        self.input(LifecycleInput::Stop(request), cx);
     }
 
     pub(crate) fn input(&mut self, input: LifecycleInput, cx: &mut IncarnationContext<'_>) {

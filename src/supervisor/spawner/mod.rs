@@ -10,7 +10,7 @@ mod streams;
 
 use crate::{
     deadline::Deadline,
-    exit::{Exit, ExitStatus},
+    exit::{Exit, ExitCause, ExitStatus},
     guard::program::Guard,
     ids::WorkerId,
     launch::{
@@ -299,7 +299,7 @@ impl Spawner {
     pub(crate) fn kill_unregistered(&self, shared: &SharedWorker, process: &Arc<WorkerProcess>) {
         let reaped = self.kill_and_reap_all(std::slice::from_ref(process)).pop().flatten();
         let status = reaped.map_or(ExitStatus::Unkillable, |reaped| exit_status(reaped.ending));
-        let exit = Arc::new(Exit::of(status));
+        let exit = Arc::new(Exit { cause: ExitCause::SupervisorEnd, ..Exit::of(status) });
         shared.set_ended((exit, now()));
     }
 

@@ -1,6 +1,7 @@
 //! Groups of workers: passes what happens to members to the group policy, and starts and stops members accordingly.
 
 use crate::{
+    exit::ExitCause,
     ids::{GroupId, WorkerId},
     policy::{
         group::{
@@ -25,7 +26,11 @@ use crate::{
     },
 };
 use crossbeam_channel::Sender;
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 impl Supervision {
     pub(crate) fn execute_group(&mut self, command: GroupCommand, cx: &mut SupervisionContext<'_>) {
@@ -110,13 +115,14 @@ impl Supervision {
     pub(crate) fn request_member(&mut self, worker: WorkerId, action: Action, cx: &mut SupervisionContext<'_>) {
         let Some(record) = self.workers.get_mut(&worker) else { return };
         let node = NodeId::Member(worker);
+        let cause = record.stop_cause.unwrap_or(cx.requested_stop());
         match (record.phase, action) {
             // Already stopping: its own stop policy advances, which does not concern the group.
             (WorkerPhase::Running(key), Action::Stop) if record.desired == DesiredState::Stop => {
-                cx.stops.push_back((key, StopRequest::Advance));
+                cx.stop(key, StopRequest::Advance, cause);
             }
             (WorkerPhase::Running(key), Action::StopWithin(time)) if record.desired == DesiredState::Stop => {
-                cx.stops.push_back((key, StopRequest::Within(time)));
+                cx.stop(key, StopRequest::Within(time), cause);
             }
             // A stopped member only runs again after a start.
             (_, Action::Restart) if record.has_ended() => {}
@@ -126,7 +132,7 @@ impl Supervision {
                 self.handle_group_input(GroupInput::Stop(node), cx);
                 let WorkerPhase::Running(key) = phase else { return };
                 if self.workers.get(&worker).is_some_and(|record| record.desired == DesiredState::Stop) {
-                    cx.stops.push_back((key, StopRequest::Within(time)));
+                    cx.stop(key, StopRequest::Within(time), cause);
                 } else {
                     // It is stopped when its dependents have ended, but killed after `time` in any case.
                     cx.reactor.set_timer_after(time, Timer::KillOne(key));
@@ -144,15 +150,13 @@ impl Supervision {
 
     /// Kills all workers that still run, also those that wait for the end of their dependents.
     pub(crate) fn kill_all(&mut self, cx: &mut SupervisionContext<'_>) {
-        let overdue = self.workers.values().filter_map(WorkerRecord::key).collect();
-        cx.kill_each(overdue);
+        self.workers.values().for_each(|record| cx.kill(record, ExitCause::SupervisorEnd));
     }
 
     /// Kills the members of a group whose stop timeout is over.
     pub(crate) fn kill_group_members(&mut self, group: GroupId, cx: &mut SupervisionContext<'_>) {
         // Also members that still wait for their dependents, without their stop policy.
-        let overdue = self.members(NodeId::Group(group)).filter_map(WorkerRecord::key).collect();
-        cx.kill_each(overdue);
+        self.members(NodeId::Group(group)).for_each(|record| cx.kill(record, ExitCause::Group));
         for id in self.groups.members_under(NodeId::Group(group)) {
             if let Some(record) = self.workers.get_mut(&id) {
                 record.is_overdue = record.phase == WorkerPhase::Spawning;
@@ -230,6 +234,8 @@ impl Supervision {
                 self.begin_runs(node);
             }
             let outputs = self.groups.handle(input, cx.reactor.clock.now());
+            let changed = self.groups.take_changed();
+            self.note_stops(input, &changed, cx);
             self.adjust_restarts(&outputs);
             if let Some(end) = self.unreported_end.take() {
                 self.report_member_end(self.cause, end, cx);
@@ -237,11 +243,11 @@ impl Supervision {
             for output in outputs {
                 if matches!(output, GroupOutput::GroupEnded(_) | GroupOutput::Removed(_)) {
                     // The final events of its members come before.
-                    self.publish_ends(cx);
+                    self.publish_ends(&changed, cx);
                 }
                 self.apply_group_output(output, cx);
             }
-            self.publish_ends(cx);
+            self.publish_ends(&changed, cx);
             self.group_inputs.pop_front();
         }
     }
@@ -252,6 +258,23 @@ impl Supervision {
             if let Some(record) = self.workers.get_mut(&member).filter(|record| record.has_ended()) {
                 record.end = EndState::Unreported;
                 record.shared.clear_end();
+            }
+        }
+    }
+
+    /// Notes why members are being stopped: the stop itself can come later, when their dependents have ended.
+    fn note_stops(&mut self, input: GroupInput, changed: &BTreeSet<NodeId>, cx: &SupervisionContext<'_>) {
+        let cause = match input {
+            GroupInput::Stop(_) | GroupInput::StopAll | GroupInput::Remove(_) => cx.requested_stop(),
+            GroupInput::Start(_) | GroupInput::Restart(_) => ExitCause::Restart,
+            GroupInput::Started(_) | GroupInput::Ready(_) | GroupInput::Ended { .. } => ExitCause::Group,
+        };
+        for node in changed {
+            if let NodeId::Member(id) = *node
+                && self.groups.is_stopping(id)
+                && let Some(record) = self.workers.get_mut(&id)
+            {
+                record.stop_cause.get_or_insert(cause);
             }
         }
     }
@@ -331,7 +354,9 @@ impl Supervision {
         let Some(record) = self.workers.get_mut(&worker) else { return };
         record.desired = DesiredState::Stop;
         match record.phase {
-            WorkerPhase::Running(key) => cx.stops.push_back((key, StopRequest::Advance)),
+            WorkerPhase::Running(key) => {
+                cx.stop(key, StopRequest::Advance, record.stop_cause.unwrap_or(ExitCause::Group));
+            }
             // Too late to cancel: the worker is stopped when its start is complete.
             WorkerPhase::Spawning if !cx.spawner.starts().cancel(worker) => {
                 record.answer_first_start();
@@ -356,8 +381,8 @@ impl Supervision {
     }
 
     /// Publishes the ends of members that do not run and are not started again, each with its final event, and the ends of groups.
-    fn publish_ends(&mut self, cx: &mut SupervisionContext<'_>) {
-        for node in self.groups.take_changed() {
+    fn publish_ends(&mut self, changed: &BTreeSet<NodeId>, cx: &mut SupervisionContext<'_>) {
+        for &node in changed {
             let id = match node {
                 NodeId::Member(id) => id,
                 NodeId::Group(id) => {

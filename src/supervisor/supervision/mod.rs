@@ -7,6 +7,7 @@ pub(crate) mod shutdown;
 pub(crate) mod worker;
 
 use crate::{
+    exit::ExitCause,
     ids::{GroupId, WorkerId},
     policy::{
         group::{
@@ -22,7 +23,7 @@ use crate::{
         reactor::{Reactor, arena::Key},
         spawner::Spawner,
         supervision::{
-            shutdown::Shutdown,
+            shutdown::{Phase, Shutdown},
             worker::{UnreportedEnd, WorkerRecord},
         },
         worker::group::SharedGroup,
@@ -43,13 +44,35 @@ pub(crate) struct SupervisionContext<'a> {
     pub(crate) spawner: &'a Arc<Spawner>,
     pub(crate) shutdown: &'a Shutdown,
     /// Requests to stop incarnations, which the event loop passes on.
-    pub(crate) stops: &'a mut VecDeque<(Key, StopRequest)>,
+    pub(crate) stops: &'a mut VecDeque<StopOrder>,
+}
+
+/// A request to stop an incarnation.
+#[derive(Debug)]
+pub(crate) struct StopOrder {
+    pub(crate) incarnation: Key,
+    pub(crate) request: StopRequest,
+    pub(crate) cause: ExitCause,
 }
 
 impl SupervisionContext<'_> {
-    /// Requests SIGKILL for each of these incarnations.
-    pub(crate) fn kill_each(&mut self, incarnations: Vec<Key>) {
-        self.stops.extend(incarnations.into_iter().map(|key| (key, StopRequest::Within(Duration::ZERO))));
+    pub(crate) fn stop(&mut self, incarnation: Key, request: StopRequest, cause: ExitCause) {
+        self.stops.push_back(StopOrder { incarnation, request, cause });
+    }
+
+    /// Requests SIGKILL for the incarnation of a worker, if one runs.
+    pub(crate) fn kill(&mut self, record: &WorkerRecord, cause: ExitCause) {
+        if let Some(key) = record.key() {
+            self.stop(key, StopRequest::Within(Duration::ZERO), record.stop_cause.unwrap_or(cause));
+        }
+    }
+
+    /// The cause of a stop that a user requests now.
+    pub(crate) fn requested_stop(&self) -> ExitCause {
+        match self.shutdown.phase {
+            Phase::Open => ExitCause::Stop,
+            Phase::Stopping { .. } | Phase::Terminating { .. } => ExitCause::SupervisorEnd,
+        }
     }
 }
 

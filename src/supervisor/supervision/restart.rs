@@ -1,7 +1,7 @@
 //! Restarts of workers, and requests of the user to stop or restart them.
 
 use crate::{
-    exit::Exit,
+    exit::{Exit, ExitCause},
     ids::WorkerId,
     launch::error::SpawnError,
     policy::{
@@ -54,7 +54,9 @@ impl Supervision {
                 record.restarts.count += u32::from(shared.incarnation() > 1);
                 record.end = EndState::Unreported;
                 record.answer_first_start();
-                record.desired == DesiredState::Run
+                let is_wanted = record.desired == DesiredState::Run;
+                record.stop_cause.take_if(|_| is_wanted);
+                is_wanted
             }
         }
     }
@@ -70,12 +72,14 @@ impl Supervision {
             Action::Restart => record.desired = DesiredState::Restart,
             Action::Stop | Action::StopWithin(_) => record.desired = DesiredState::Stop,
         }
+        let cause = if action == Action::Restart { ExitCause::Restart } else { cx.requested_stop() };
+        let cause = *record.stop_cause.get_or_insert(cause);
         match (record.phase, action) {
             (WorkerPhase::Running(key), Action::StopWithin(time)) => {
-                cx.stops.push_back((key, StopRequest::Within(time)));
+                cx.stop(key, StopRequest::Within(time), cause);
             }
             (WorkerPhase::Running(key), Action::Stop | Action::Restart) => {
-                cx.stops.push_back((key, StopRequest::Advance));
+                cx.stop(key, StopRequest::Advance, cause);
             }
             (WorkerPhase::Backoff(_), Action::Restart) => {
                 record.desired = DesiredState::Run;
@@ -131,6 +135,7 @@ impl Supervision {
         cx: &mut SupervisionContext<'_>,
     ) {
         let Some(record) = self.workers.get_mut(&worker) else { return };
+        record.stop_cause = None;
         let (cause, end) = match end {
             IncarnationEnd::Exited { exit, run } => {
                 record.last = Some((Arc::clone(&exit), now()));

@@ -1,7 +1,7 @@
 //! One worker across its incarnations.
 
 use crate::{
-    exit::{Exit, ExitStatus},
+    exit::{Exit, ExitCause, ExitStatus},
     launch::error::SpawnError,
     policy::{
         restart::{AfterExit, GiveUpReason},
@@ -98,6 +98,8 @@ pub(crate) struct WorkerRecord {
     pub(crate) end: EndState,
     /// The stop timeout of its group has expired during its start.
     pub(crate) is_overdue: bool,
+    /// Why its present incarnation is stopped, or is to be stopped once it has started.
+    pub(crate) stop_cause: Option<ExitCause>,
     /// It gave up, but a restart of a group may start it again.
     pub(crate) gave_up: Option<GiveUpReason>,
     /// Receives the result of the first start.
@@ -116,6 +118,7 @@ impl WorkerRecord {
             is_member: false,
             end: EndState::Unreported,
             is_overdue: false,
+            stop_cause: None,
             gave_up: None,
             first_start: None,
         }

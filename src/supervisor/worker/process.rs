@@ -29,6 +29,8 @@ pub(crate) struct WorkerProcess {
     is_ready: AtomicBool,
     /// The accepted result of the readiness call.
     handshake: OnceLock<Box<RawValue>>,
+    /// A handle has killed it.
+    is_killed: AtomicBool,
 }
 
 impl WorkerProcess {
@@ -40,6 +42,7 @@ impl WorkerProcess {
             connection,
             is_ready: AtomicBool::new(false),
             handshake: OnceLock::new(),
+            is_killed: AtomicBool::new(false),
         }
     }
 
@@ -62,6 +65,16 @@ impl WorkerProcess {
 
     pub(crate) fn handshake(&self) -> Option<&RawValue> {
         self.handshake.get().map(|result| &**result)
+    }
+
+    /// Sends SIGKILL to the process group, at the request of a user.
+    pub(crate) fn kill(&self) -> io::Result<()> {
+        self.is_killed.store(true, Ordering::Release);
+        self.child().signal_group(libc::SIGKILL)
+    }
+
+    pub(crate) fn is_killed(&self) -> bool {
+        self.is_killed.load(Ordering::Acquire)
     }
 
     /// The number of the incarnation, counted from 1.

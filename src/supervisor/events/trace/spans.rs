@@ -122,12 +122,12 @@ impl Trace {
             EventKind::GroupEnded(group) => note!(INFO, span, group = group.0, "group ended"),
             EventKind::SpawnFailed { error, next } => {
                 let error: &(dyn Error + 'static) = &**error;
-                note!(WARN, span, error, %next, "spawn failed");
-                gave_up(span, *next);
+                note!(WARN, span, error, "spawn failed");
+                follow_up(span, *next);
             }
             EventKind::NotStarted { next } => {
-                note!(INFO, span, %next, "not started");
-                gave_up(span, *next);
+                note!(INFO, span, "not started");
+                follow_up(span, *next);
             }
             EventKind::Warning(warning) => note!(WARN, span, %warning, "warning"),
         }
@@ -218,8 +218,8 @@ fn exited(span: &Span, exit: &Exit, next: AfterExit, is_expected: bool) {
                 code = exit.code(),
                 signal = exit.signal(),
                 duration_ms = ms(exit.duration),
+                cause = ?exit.cause,
                 oom_killed = exit.oom_killed,
-                %next,
                 "exited"
             )
         };
@@ -231,12 +231,14 @@ fn exited(span: &Span, exit: &Exit, next: AfterExit, is_expected: bool) {
     } else {
         exited!(WARN);
     }
-    gave_up(span, next);
+    follow_up(span, next);
 }
 
-fn gave_up(span: &Span, next: AfterExit) {
-    if let AfterExit::GaveUp(reason) = next {
-        note!(ERROR, span, ?reason, "gave up");
+fn follow_up(span: &Span, next: AfterExit) {
+    match next {
+        AfterExit::Restart { after } => note!(INFO, span, after_ms = ms(after), "restarting"),
+        AfterExit::GaveUp(reason) => note!(ERROR, span, ?reason, "gave up"),
+        AfterExit::Finished => {}
     }
 }
 
