@@ -36,12 +36,8 @@ pub(crate) fn serve(options: &Options) -> Outcome {
             // Appends a line to a file.
             "record" => {
                 let (file, line): (String, String) = request.params()?;
-                let written = File::options()
-                    .append(true)
-                    .create(true)
-                    .open(file)
-                    .and_then(|mut file| file.write_all(format!("{line}\n").as_bytes()));
-                written.map(|()| line.into()).map_err(|error| RpcError::new(1, error.to_string()))
+                File::options().append(true).create(true).open(file)?.write_all(format!("{line}\n").as_bytes())?;
+                Ok(line.into())
             }
             "read" => Ok(std::fs::read_to_string(request.params::<[String; 1]>()?.concat())?.into()),
             "fail" => {
@@ -71,19 +67,11 @@ pub(crate) fn serve(options: &Options) -> Outcome {
                 Ok(Value::Null)
             }
             "notes" => Ok(notes.lock().unwrap_or_else(PoisonError::into_inner).clone().into()),
-            // Sends this many messages before it answers.
-            "pour" => {
+            // Sends this many messages, or notifications, before it answers.
+            method @ ("pour" | "chatter") => {
                 let [count]: [u32; 1] = request.params()?;
                 for n in 0..count {
-                    parent.send(&[n])?;
-                }
-                Ok(count.into())
-            }
-            // Sends this many notifications before it answers.
-            "chatter" => {
-                let [count]: [u32; 1] = request.params()?;
-                for n in 0..count {
-                    parent.notify("progress", &[n])?;
+                    if method == "pour" { parent.send(&[n])? } else { parent.notify("progress", &[n])? }
                 }
                 Ok(count.into())
             }
