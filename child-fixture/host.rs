@@ -112,14 +112,14 @@ pub(crate) fn control(options: &Options) -> Outcome {
 }
 
 /// A host whose supervisors handle the signals of the terminal. Prints `up PID`, and at the end the exit of its worker; exits with
-/// `--code N`. `--frozen` freezes a second worker and prints its pid too; `--twice` creates a second supervisor; with
+/// `--code N`, or with 128 and the signal it received with `--signal-code`. `--frozen` freezes a second worker and prints its pid too; `--twice` creates a second supervisor; with
 /// `--time-limit-ms N` it prints when the runtime limit is exceeded. `--deadlines-ms N` starts three more workers that miss their
 /// readiness, watchdog and runtime timeouts, and prints each event. `--warnings` prints warnings.
 pub(crate) fn terminal(options: &Options) -> Result<u8, Box<dyn Error>> {
     let supervisor = Supervisor::new()?;
-    let signals = supervisor.handle_signals()?;
+    let mut signals = Some(supervisor.handle_signals()?);
     if options.has("no-more") {
-        drop(signals);
+        signals = None;
         say(&format!("up {}", std::process::id()))?;
         supervisor.events().iter().for_each(drop);
     }
@@ -154,6 +154,10 @@ pub(crate) fn terminal(options: &Options) -> Result<u8, Box<dyn Error>> {
         }
     }
     say(&worker.wait().to_string())?;
+    if options.has("signal-code") {
+        let received = signals.and_then(|signals| signals.received()).unwrap_or_default();
+        return Ok(u8::try_from(128 + received)?);
+    }
     options.number_or("code", 0)
 }
 

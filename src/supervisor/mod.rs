@@ -313,7 +313,7 @@ impl Supervisor {
     ///
     /// SIGHUP, when the terminal is closed, is not changed: by default it ends this process at once, and with it all process trees.
     ///
-    /// Any number of supervisors can call it.
+    /// Any number of supervisors can call it. [`SignalGuard::received`] returns the signal that stopped the workers, for the exit code.
     ///
     /// # Errors
     ///

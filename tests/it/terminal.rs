@@ -85,6 +85,24 @@ fn first_ctrl_c_stops_gracefully_and_second_kills() {
 }
 
 #[test]
+fn first_signal_is_known_for_the_exit_code() {
+    for signal in [libc::SIGINT, libc::SIGTERM] {
+        let (mut process, _, lines) = host(&["--signal-code"]);
+        process.signal(signal).unwrap();
+        let exit = process.wait_timeout(DEADLINE).unwrap().expect("its end");
+        assert_eq!(exit.code(), Some(128 + signal), "{exit}");
+        drop(lines);
+    }
+    let (mut process, pids, lines) = host(&["--signal-code", "--script", "trap '' TERM; while :; do sleep 0.1; done"]);
+    wait_ignores(pids[0], libc::SIGTERM);
+    process.signal(libc::SIGINT).unwrap();
+    // The second signal kills the worker; the first one counts.
+    signal_until_exit(&mut process, libc::SIGTERM);
+    assert_eq!(process.wait().unwrap().code(), Some(128 + libc::SIGINT));
+    drop(lines);
+}
+
+#[test]
 fn simultaneous_signals_are_one_stop_request() {
     let (process, pids, lines) = host(&["--script", "trap 'sleep 0.3; exit 7' TERM; while :; do sleep 0.1; done"]);
     wait_mask(pids[0], "SigCgt:", libc::SIGTERM);

@@ -20,7 +20,7 @@ use signal_hook::{
 use std::{
     collections::VecDeque,
     io, mem,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, OnceLock},
     thread,
     time::{Duration, Instant},
 };
@@ -32,6 +32,7 @@ use std::{
 pub struct SignalGuard {
     number: u64,
     owner: i32,
+    received: Arc<OnceLock<i32>>,
 }
 
 /// A second signal within this time is ignored: `timeout(1)` signals the process and then its group, and a parent that forwards Ctrl-C
@@ -59,9 +60,29 @@ struct Registration {
     commands: CommandSender,
     starts: Arc<SpawnQueue>,
     was_stopped: bool,
+    received: Arc<OnceLock<i32>>,
 }
 
 impl SignalGuard {
+    /// Returns the signal that stopped the workers: SIGINT or SIGTERM, the first that was handled. `None` if there was none.
+    ///
+    /// A program that ends because of a signal conventionally exits with 128 and the number of the signal, as shells report it:
+    ///
+    /// ```no_run
+    /// # let supervisor = pipewright::Supervisor::new()?;
+    /// let signals = supervisor.handle_signals()?;
+    /// supervisor.events().iter().for_each(drop); // ends with the last worker
+    /// let received = signals.received();
+    /// drop(supervisor); // `exit` runs no destructors
+    /// if let Some(signal) = received {
+    ///     std::process::exit(128 + signal); // 130 after Ctrl-C
+    /// }
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    pub fn received(&self) -> Option<i32> {
+        self.received.get().copied()
+    }
+
     pub(crate) fn listen(commands: CommandSender, starts: Arc<SpawnQueue>) -> io::Result<Self> {
         let mut registrations = lock(&REGISTRATIONS);
         let owner = this_process::own_pid();
@@ -78,8 +99,11 @@ impl SignalGuard {
         }
         registrations.last_number += 1;
         let number = registrations.last_number;
-        registrations.supervisors.push(Registration { number, commands, starts, was_stopped: false });
-        Ok(Self { number, owner })
+        let received = Arc::default();
+        let registration =
+            Registration { number, commands, starts, was_stopped: false, received: Arc::clone(&received) };
+        registrations.supervisors.push(registration);
+        Ok(Self { number, owner, received })
     }
 }
 
@@ -107,7 +131,7 @@ impl SignalThread {
         let is_wanted = !lock(&REGISTRATIONS).supervisors.is_empty();
         match signal {
             SIGTSTP if is_wanted => return self.suspend(),
-            _ if is_wanted => self.stop_workers(),
+            _ if is_wanted => self.stop_workers(signal),
             SIGTSTP if self.defaults.contains(&signal) => return self.stop(),
             // Fails only for numbers that are not signals.
             _ if self.defaults.contains(&signal) => drop(emulate_default_handler(signal)),
@@ -117,11 +141,13 @@ impl SignalThread {
     }
 
     /// Stops all workers by their stop policies, or kills them at the second signal; new workers are refused.
-    fn stop_workers(&mut self) {
+    fn stop_workers(&mut self, signal: i32) {
         if self.last_stop.is_some_and(|at| now().saturating_duration_since(at) < REPEAT_WINDOW) {
             return;
         }
         let note = |one: &mut Registration| {
+            // Fails after the first signal, which counts.
+            drop(one.received.set(signal));
             one.starts.close();
             (one.commands.clone(), mem::replace(&mut one.was_stopped, true))
         };
