@@ -64,7 +64,8 @@ struct Registration {
 }
 
 impl SignalGuard {
-    /// Returns the signal that stopped the workers: SIGINT or SIGTERM, the first that was handled. `None` if there was none.
+    /// Returns the signal that stopped the workers: SIGINT or SIGTERM, the first that was handled, in no particular order if both arrive at
+    /// once. `None` if there was none.
     ///
     /// A program that ends because of a signal conventionally exits with 128 and the number of the signal, as shells report it:
     ///
@@ -146,8 +147,8 @@ impl SignalThread {
             return;
         }
         let note = |one: &mut Registration| {
-            // Fails after the first signal, which counts.
-            drop(one.received.set(signal));
+            // The first signal counts.
+            one.received.get_or_init(|| signal);
             one.starts.close();
             (one.commands.clone(), mem::replace(&mut one.was_stopped, true))
         };
