@@ -153,6 +153,10 @@ proptest! {
                         let most = whole.len() - if matches!(framing, Framing::Lines | Framing::Nul) { 2 } else { 1 };
                         let cut = least + cut.index(most - least + 1);
                         whole.truncate(cut.min(most));
+                        if framing == Framing::ContentLength && whole.ends_with(b"\r\n") && !whole.ends_with(b"\r\n\r\n") {
+                            // A next frame of the same length would continue this header: its line is the same again.
+                            whole.pop();
+                        }
                         stream.extend_from_slice(&whole);
                         stream.extend_from_slice(more);
                         match framing {
