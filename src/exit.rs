@@ -32,7 +32,8 @@ pub struct Exit {
     pub survivors: Vec<Survivor>,
     /// The number of processes that could not be attributed: they have the worker's real uid, did not start before it, belong to no
     /// other known worker, and neither their environment nor their file descriptors could be read. Each may be a survivor that was not
-    /// found. `Some(0)`: every candidate was inspected.
+    /// found, but most belong to other programs of the user, such as key agents, so `Display` omits them. `Some(0)`: every
+    /// candidate was inspected.
     ///
     /// `None`: unknown. `/proc` is missing or mounted with `hidepid`, the inspection timed out, or there was none: with
     /// [`SurvivorPolicy::Ignore`](crate::SurvivorPolicy::Ignore), for a process spawned without a supervisor, and for one that did not
@@ -228,11 +229,8 @@ impl fmt::Display for Exit {
         if let Some(phrase) = self.cause.phrase() {
             write!(f, ", {phrase}")?;
         }
-        match self.uninspected {
-            None | Some(0) => Ok(()),
-            Some(1) => f.write_str(", 1 process could not be inspected"),
-            Some(count) => write!(f, ", {count} processes could not be inspected"),
-        }
+        // Not the uninspected processes: most of them belong to other programs of the user.
+        Ok(())
     }
 }
 
@@ -333,11 +331,7 @@ mod tests {
         assert_eq!(killed(0, false), "killed by signal 0");
         assert_eq!(killed(i32::MIN, false), format!("killed by signal {}", i32::MIN));
         assert_eq!(exit(ExitStatus::KillRefused).to_string(), "still there: SIGKILL was refused (EPERM)");
-        let uninspected = |count| Exit { uninspected: count, ..exit(ExitStatus::Code(0)) }.to_string();
-        assert_eq!(uninspected(None), "exit code 0");
-        assert_eq!(uninspected(Some(0)), "exit code 0");
-        assert_eq!(uninspected(Some(1)), "exit code 0, 1 process could not be inspected");
-        assert_eq!(uninspected(Some(2)), "exit code 0, 2 processes could not be inspected");
+        assert_eq!(Exit { uninspected: Some(2), ..exit(ExitStatus::Code(0)) }.to_string(), "exit code 0");
         assert_eq!(exit(ExitStatus::Unknown).to_string(), "ended, but other code in this process took its exit status");
         let limited =
             Exit { cause: ExitCause::TimeLimit, ..exit(ExitStatus::Signal { signal: 15, core_dumped: false }) };
