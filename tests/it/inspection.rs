@@ -4,8 +4,8 @@
 use crate::{
     kernel,
     support::{
-        DEADLINE, FIXTURE, NOBODY, Story, Way, alone, as_ordinary_user, becomes_true, is_alive, may_make_cgroups,
-        wait_gone, with_unreadable_processes,
+        DEADLINE, FIXTURE, NOBODY, Story, Way, alone, as_ordinary_user, becomes_true, carriers, is_alive,
+        may_make_cgroups, wait_gone, with_unreadable_processes,
     },
 };
 use pipewright::{
@@ -287,6 +287,39 @@ fn p09_cgroup_kills_tree_without_proc() {
     );
     assert!(exits(member) && exits(daemon), "{exit:?}");
     assert_eq!(exit.uninspected, Some(0), "{exit:?}");
+}
+
+#[test]
+fn p09_kills_descendants_while_pids_wrap_around() {
+    let test = "inspection::p09_kills_descendants_while_pids_wrap_around";
+    if kernel::effective_uid() != 0 || !alone(test, |spec| spec) {
+        return;
+    }
+    kernel::unshare_mounts();
+    kernel::unshare_numbers();
+    let process_1 = kernel::fork(|| {
+        kernel::mount_proc();
+        // Since Linux 6.14 each PID namespace has a limit of its own.
+        let highest: u32 = fs::read_to_string("/proc/sys/kernel/pid_max").unwrap().trim().parse().unwrap();
+        let mut story = Story::new();
+        let script = "setsid sleep 1000 </dev/null >/dev/null 2>&1 & sleep 1000 </dev/null >/dev/null 2>&1 &";
+        for before in 1..8 {
+            // The next process gets the next id. Kernels without checkpoints do not have the file.
+            if fs::write("/proc/sys/kernel/ns_last_pid", (highest - before).to_string()).is_err() {
+                return 7;
+            }
+            // Without a cgroup.
+            let spec = Way::Command.program("/bin/sh").args(["-c", script]).env("TEST_MARK_WRAP", "1");
+            let worker = story.supervisor.spawn(spec).unwrap();
+            let exit = story.exit();
+            assert!(exit.success(), "{exit:?}");
+            let left = carriers("TEST_MARK_WRAP", "1");
+            assert!(left.is_empty(), "{left:?} of worker {:?}, {before} before the highest: {exit:?}", worker.pid());
+        }
+        7
+    });
+    // A panic ends the only thread, with status 0.
+    assert_eq!(kernel::wait(process_1), 7 << 8);
 }
 
 #[test]

@@ -82,7 +82,16 @@ pub(crate) fn unshare_mounts() {
 
 /// Mounts an empty directory over `/proc`.
 pub(crate) fn hide_proc() {
-    let (name, place) = (c"tmpfs".as_ptr(), c"/proc".as_ptr());
+    mount_over_proc(c"tmpfs");
+}
+
+/// Mounts the `/proc` of this PID namespace.
+pub(crate) fn mount_proc() {
+    mount_over_proc(c"proc");
+}
+
+fn mount_over_proc(kind: &CStr) {
+    let (name, place) = (kind.as_ptr(), c"/proc".as_ptr());
     // SAFETY: mount(2) reads three C strings.
     let mounted = unsafe { libc::mount(name, place, name, 0, std::ptr::null()) };
     assert_eq!(mounted, 0, "{}", io::Error::last_os_error());

@@ -15,6 +15,7 @@ use crate::{
                 reaping::Reaper,
                 request::{ScanProgress, ScanRequest, ScanResult, ScanTask, refill},
             },
+            scan::PidAllocation,
             token::{TreeToken, tokens},
         },
         reactor::report::Report,
@@ -252,9 +253,10 @@ impl ScanThread {
         for _ in 0..ROUNDS {
             // Read before the scan: processes that start meanwhile have higher ids, and are scanned in the next round.
             let last = list::last_number().ok();
-            let pids = match (from, last) {
-                (Some(from), Some(last)) if from > last && last > 0 => break,
-                (Some(from), Some(last)) if last - from < PROBES => (from..=last).collect(),
+            let assigned = from.zip(last).and_then(|(from, last)| PidAllocation::assigned(from, last));
+            let pids = match assigned {
+                Some(pids) if pids.is_empty() => break,
+                Some(pids) if pids.end() - pids.start() < PROBES => pids.collect(),
                 _ => list::all().unwrap_or_else(|error| {
                     self.environ.note_shortage(&error);
                     Vec::new()
