@@ -1,4 +1,4 @@
-//! A worker that answers `initialize` as it is told.
+//! A worker whose options say how it answers `initialize`.
 
 use crate::{Options, Outcome};
 use pipewright::{Parent, ParentMessage, RpcError};

@@ -89,24 +89,7 @@ impl Drop for WakerSlot {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::{sync::atomic::AtomicUsize, task::Wake};
-
-    #[derive(Default)]
-    struct Count(AtomicUsize);
-
-    impl Wake for Count {
-        fn wake(self: Arc<Self>) {
-            self.0.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-
-    struct Panicking;
-
-    impl Wake for Panicking {
-        fn wake(self: Arc<Self>) {
-            std::panic::panic_any("a waker that panics, for a test");
-        }
-    }
+    use crate::wire::jsonrpc::test_wakers::{Count, Panicking};
 
     #[test]
     fn p15_registered_tasks_are_woken_once() {
@@ -122,7 +105,7 @@ mod tests {
         drop(third);
         set.wake_all();
         set.wake_all();
-        assert_eq!(tasks.each_ref().map(|task| task.0.load(Ordering::Relaxed)), [2, 0, 0]);
+        assert_eq!(tasks.each_ref().map(|task| task.get()), [2, 0, 0]);
         drop((first, second));
         assert!(lock(&set.slots).wakers.is_empty());
     }
@@ -136,6 +119,6 @@ mod tests {
         slots[1].register(&Waker::from(Arc::clone(&task)));
         slots[2].register(&Waker::from(Arc::new(Panicking)));
         set.wake_all();
-        assert_eq!(task.0.load(Ordering::Relaxed), 1);
+        assert_eq!(task.get(), 1);
     }
 }

@@ -1,7 +1,7 @@
 //! Workers that do not use the library: the examples, one that was written from docs/protocol.md alone, and one with faults. Each is
 //! checked by `tests/conformance/check.py`, which plays the parent, and called by a supervisor.
 
-use crate::support::{DEADLINE, FIXTURE, Story, read_to_end};
+use crate::support::{DEADLINE, FIXTURE, Story};
 use pipewright::{CallError, OutputMode, Pass, WorkerSpec};
 use std::{
     ffi::OsString,
@@ -18,10 +18,9 @@ fn in_repository(path: &str) -> PathBuf {
 
 /// Runs a program; returns its exit code and what it printed.
 fn run(spec: WorkerSpec) -> (Option<i32>, String) {
-    let mut process = spec.stdout(OutputMode::Lines).stderr(OutputMode::ToStdout).spawn_unsupervised().unwrap();
-    let text = read_to_end(&process.take_stdout().unwrap());
-    let exit = process.wait_timeout(DEADLINE).unwrap().expect("exits");
-    (exit.code(), String::from_utf8(text).unwrap())
+    let process = spec.stdout(OutputMode::Lines).stderr(OutputMode::ToStdout).spawn_unsupervised().unwrap();
+    let output = process.wait_with_output(4 * DEADLINE).unwrap();
+    (output.exit.code(), String::from_utf8(output.stdout).unwrap())
 }
 
 fn check(options: &[&str], command: &[OsString]) -> (Option<i32>, String) {
@@ -62,22 +61,19 @@ fn assert_works(command: &[OsString]) {
 #[test]
 #[ignore = "needs python3"]
 fn worker_in_python_conforms() {
-    let worker = in_repository("examples/workers/worker.py");
-    assert_works(&["python3".into(), worker.into()]);
+    assert_works(&["python3".into(), in_repository("examples/workers/worker.py").into()]);
 }
 
 #[test]
 #[ignore = "needs python3 and node"]
 fn worker_in_node_conforms() {
-    let worker = in_repository("examples/workers/worker.js");
-    assert_works(&["node".into(), worker.into()]);
+    assert_works(&["node".into(), in_repository("examples/workers/worker.js").into()]);
 }
 
 #[test]
 #[ignore = "needs python3 and perl"]
 fn worker_in_perl_that_was_written_from_the_page_conforms() {
-    let worker = in_repository("tests/conformance/from_the_page.pl");
-    assert_works(&["perl".into(), worker.into()]);
+    assert_works(&["perl".into(), in_repository("tests/conformance/from_the_page.pl").into()]);
 }
 
 #[test]

@@ -112,11 +112,14 @@ impl WorkerSpec {
     /// longer read; by default 8 MiB. Each counts about 200 bytes more than its line.
     ///
     /// An answer that the worker sends after them is read only when there is room. So the program has to receive
-    /// [`events`](crate::Supervisor::events) on another thread than those that wait for answers.
+    /// [`events`](crate::Supervisor::events) on another thread than those that wait for answers, or to
+    /// [`serve`](crate::Supervisor::serve) them. Otherwise these calls fail with
+    /// [`EventsUnreceived`](crate::CallError::EventsUnreceived).
     pub fn control_window(mut self, bytes: usize) -> Self {
         self.control_window = bytes;
         self
     }
+
     /// The order of `stop` and `control_on_stdio` does not matter.
     pub(crate) fn settle_stop(mut self) -> Self {
         self.stop = match (&self.stop_asked, &self.control) {

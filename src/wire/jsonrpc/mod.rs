@@ -13,6 +13,8 @@ pub(crate) mod stdio_protocol; // JSON-RPC on standard streams
 pub(crate) mod batch_reply; // the answers to a batch
 pub(crate) mod pending; // open calls and requests
 pub(crate) mod completion; // the outcome of one call
+#[cfg(all(test, feature = "async"))]
+pub(crate) mod test_wakers; // tasks that count their wake-ups
 pub(crate) mod endpoint; // the state machine of one side of a connection
 #[cfg(test)]
 mod simulation; // two endpoints under any interleaving

@@ -26,15 +26,11 @@ fn vscode() -> Option<WorkerSpec> {
     let node = program("node")?;
     program("node-which")?;
     let library = Path::new(ROOT).join("target/foreign/node_modules/vscode-jsonrpc/lib/node/main.js");
-    let protocol = StdioProtocol::new(Framing::ContentLength);
-    Some(
-        WorkerSpec::new(node)
-            .args(["-e", VSCODE])
-            .arg(library)
-            .control_on_stdio(protocol)
-            .stop(end_of_input())
-            .stderr(OutputMode::Lines),
-    )
+    Some(peer(WorkerSpec::new(node).args(["-e", VSCODE]).arg(library), Framing::ContentLength))
+}
+
+fn peer(spec: WorkerSpec, framing: Framing) -> WorkerSpec {
+    spec.control_on_stdio(StdioProtocol::new(framing)).stop(end_of_input()).stderr(OutputMode::Lines)
 }
 
 const JSONRPCSERVER: &str = r#"
@@ -56,14 +52,7 @@ for line in sys.stdin:
 fn jsonrpcserver() -> Option<WorkerSpec> {
     program("pylsp")?;
     let python = Path::new(ROOT).join("target/foreign/python/bin/python");
-    let protocol = StdioProtocol::new(Framing::Lines);
-    Some(
-        WorkerSpec::new(python)
-            .args(["-c", JSONRPCSERVER])
-            .control_on_stdio(protocol)
-            .stop(end_of_input())
-            .stderr(OutputMode::Lines),
-    )
+    Some(peer(WorkerSpec::new(python).args(["-c", JSONRPCSERVER]), Framing::Lines))
 }
 
 fn started(spec: WorkerSpec) -> (Story, Worker) {

@@ -33,7 +33,12 @@ const RUN_TIME: Duration = Duration::from_secs(60);
 /// Makes the process keep its files in a separate directory.
 fn at_a_place(spec: WorkerSpec, place: &mut Option<TempDir>) -> WorkerSpec {
     let place = place.insert(tempfile::tempdir().unwrap()).path();
-    spec.env("XDG_RUNTIME_DIR", place).env("TMPDIR", place)
+    let spec = spec.env("XDG_RUNTIME_DIR", place).env("TMPDIR", place);
+    // Workers do not inherit variables with this prefix.
+    match env::var_os("PIPEWRIGHT_INJECT") {
+        Some(wanted) => spec.env("PIPEWRIGHT_INJECT", wanted),
+        None => spec,
+    }
 }
 
 fn in_a_process_of_its_own(test: &str, time: Duration, body: impl FnOnce()) {
