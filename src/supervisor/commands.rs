@@ -8,6 +8,7 @@ use crate::{
     supervisor::{
         containment::{guard::GuardReport, inspector::request::ScanResult},
         control::{connection::ConnectionEvent, server::ControlListener},
+        events::observer::ObserveEvents,
         reactor::report::Report,
         spec::{
             SharedSpec,
@@ -58,6 +59,12 @@ pub(crate) enum Command {
     GroupStatus(GroupId, Sender<Option<GroupStatus>>),
     /// The inspector reports.
     ScanResult(Box<ScanResult>),
+    /// Passes the events of a worker to an observer. Sent before the worker is started.
+    #[cfg_attr(not(test), expect(dead_code, reason = "for the pool"))]
+    Observe(WorkerId, Arc<dyn ObserveEvents>),
+    /// The worker of an observer was not started.
+    #[cfg_attr(not(test), expect(dead_code, reason = "for the pool"))]
+    EndObservation(WorkerId),
     /// Passes requests and notifications to a handler.
     Serve(HandlerScope, Weak<HandlerQueue>),
     /// Returns the status of all workers.

@@ -25,7 +25,7 @@ use crate::supervisor::{handles::event_stream::EventStream, wakers::WakerSet};
 use crate::{
     guard::program::Guard,
     ids::WorkerId,
-    launch::{context::OpenMode, error::SpawnError, spawn::prepare},
+    launch::error::SpawnError,
     supervisor::{
         clock::now,
         commands::{AskError, Command, CommandSender, StopAll},
@@ -36,6 +36,7 @@ use crate::{
             group::WorkerGroup,
             serve::ServeGuard,
             signals::SignalGuard,
+            spawn::WorkerStarter,
             stop::{StopHandle, StopReport},
             worker::Worker,
         },
@@ -46,7 +47,7 @@ use crate::{
         },
         worker::{handlers::HandlerScope, registry::WorkerRegistry, status::SupervisorStatus},
     },
-    sys::{deferred_close::DropInBackground, eventfd::Waker, this_process},
+    sys::{eventfd::Waker, this_process},
     wire::jsonrpc::{error::RpcError, request::Request},
 };
 use crossbeam_channel::{Receiver, RecvTimeoutError};
@@ -152,21 +153,13 @@ impl Supervisor {
     /// descriptor and no event. Each worker takes one file descriptor, and one for each pipe: the usual limit of 1024 suffices for about
     /// 300 workers.
     pub fn spawn(&self, spec: WorkerSpec) -> Result<Worker, SpawnError> {
-        spec.validate()?;
-        let id = WorkerId(self.registry.next_id());
-        let spawner = self.spawner.as_ref().ok_or(SpawnError::SupervisorGone)?;
-        // Held until the loop has the worker, so that the loop does not end before.
-        let permit = spawner.starts().permit().ok_or(SpawnError::SupervisorGone)?;
-        let prepared = prepare(&spec.plan, OpenMode::Blocking)?;
-        let may_start_on_this_thread = Spawner::may_start_on_this_thread(&spec);
-        let spec = Arc::new(DropInBackground::new(spec));
-        if may_start_on_this_thread {
-            let started = spawner.start_on_this_thread(id, spec, prepared);
-            drop(permit);
-            return started.map(|shared| Worker::new(shared, &self.commands));
-        }
-        let started = Spawner::start_on_spawner_thread(spawner, id, spec, (prepared, permit))?;
-        Ok(Worker::new(started, &self.commands))
+        self.starter().ok_or(SpawnError::SupervisorGone)?.spawn(spec)
+    }
+
+    /// Returns what starts workers of this supervisor; `None` in a fork of the host.
+    pub(crate) fn starter(&self) -> Option<WorkerStarter> {
+        let spawner = Arc::clone(self.spawner.as_ref()?);
+        Some(WorkerStarter { commands: self.commands.clone(), registry: Arc::clone(&self.registry), spawner })
     }
 
     /// Returns the crossbeam channel of all events. It works with `select!`, and can be cloned for several consumers, each of which

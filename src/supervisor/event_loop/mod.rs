@@ -187,6 +187,8 @@ impl EventLoop {
             Command::Connection(event) => self.on_connection_event(event),
             Command::GroupStatus(group, answer) => drop(answer.send(self.group_status(group))),
             Command::Group(command) => self.supervise(|supervision, cx| supervision.execute_group(command, cx)),
+            Command::Observe(worker, observer) => self.sink.observers.add(worker, observer),
+            Command::EndObservation(worker) => drop(self.sink.observers.remove(worker)),
             Command::Serve(scope, queue) => self.sink.handlers.register(scope, queue),
             Command::ScanResult(result) => self.inspected(*result),
             // A send fails if the caller has timed out.

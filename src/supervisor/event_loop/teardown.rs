@@ -22,7 +22,11 @@ impl Drop for EventLoop {
         // Disconnects the channel of commands: pending requests get no answer, and later ones fail.
         let inbox = mem::replace(&mut self.inbox, crossbeam_channel::never());
         for command in inbox.try_iter() {
-            if let Command::Spawned(arrival) = command {
+            if let Command::Observe(worker, observer) = command {
+                self.sink.observers.add(worker, observer);
+            } else if let Command::EndObservation(worker) = command {
+                drop(self.sink.observers.remove(worker));
+            } else if let Command::Spawned(arrival) = command {
                 self.spawner.kill_unregistered(&arrival.shared, &arrival.process);
                 if !self.supervision.workers.contains_key(&arrival.shared.id()) {
                     let next = AfterExit::Finished;

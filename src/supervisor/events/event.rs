@@ -74,6 +74,11 @@ impl Event {
         self.held.as_ref().map(|held| &*held.shared)
     }
 
+    /// Whether a handler receives it in place of the channel, if there is one.
+    pub(crate) fn is_handled(&self) -> bool {
+        matches!(self.kind, EventKind::Request(_) | EventKind::Notification(_))
+    }
+
     /// A request or notification as a task for a handler.
     pub(crate) fn into_task(self) -> Option<HandlerTask> {
         let request = match self.kind {

@@ -6,7 +6,7 @@ use crate::{
     exit::Exit,
     policy::backpressure::WindowState,
     supervisor::{
-        events::{event::Event, trace::spans::Trace},
+        events::{event::Event, observer::Observers, trace::spans::Trace},
         flow_control::FlowControl,
         worker::{
             SharedWorker,
@@ -19,6 +19,7 @@ use crossbeam_channel::Sender;
 use std::{sync::Arc, time::Instant};
 
 /// Sends events. Only the loop sends, so it knows the number of sent events, and with the length of the channel that of received ones.
+/// The events of a worker with an observer go to the observer instead, and are not counted unless it passes them on.
 #[derive(Debug)]
 pub(crate) struct EventSink {
     pub(crate) events: EventSender,
@@ -28,6 +29,7 @@ pub(crate) struct EventSink {
     pub(crate) ready: Vec<Event>,
     pub(crate) trace: Trace,
     pub(crate) handlers: Handlers,
+    pub(crate) observers: Observers,
 }
 
 /// The sending side of the event channel.
@@ -58,11 +60,18 @@ impl EventSink {
             ready: Vec::new(),
             trace: Trace::default(),
             handlers: Handlers::default(),
+            observers: Observers::default(),
         }
     }
 
     pub(crate) fn send(&mut self, event: Event) {
         self.trace.record_event(&event);
+        if let Some(event) = self.observers.observe(event) {
+            self.send_to_channel(event);
+        }
+    }
+
+    fn send_to_channel(&mut self, event: Event) {
         if let Some(shared) = event.worker_shared() {
             shared.window.note_sent(self.sent + 1);
         }
@@ -70,13 +79,16 @@ impl EventSink {
         self.sent += 1;
     }
 
-    /// Passes a request or notification to its handler. Without a handler it is sent as an event, and true is returned.
+    /// Passes what a worker has sent over control to its observer, or a request or notification to its handler. Without both it is sent
+    /// as an event, and true is returned.
     pub(crate) fn deliver(&mut self, event: Event, waiting: &Arc<WaitingCount>) -> bool {
-        let Some(queue) = self.handlers.queue_of(event.worker) else {
-            self.send(event);
+        self.trace.record_event(&event);
+        let Some(event) = self.observers.observe(event) else { return false };
+        let queue = event.is_handled().then(|| self.handlers.queue_of(event.worker)).flatten();
+        let Some(queue) = queue else {
+            self.send_to_channel(event);
             return true;
         };
-        self.trace.record_event(&event);
         if let Some(task) = event.into_task() {
             queue.push(task, waiting);
         }
@@ -93,6 +105,12 @@ impl EventSink {
     pub(crate) fn send_final(&mut self, event: Event, shared: &SharedWorker, last: (Arc<Exit>, Instant)) {
         // Before the lock: a subscriber may ask for the state of the worker.
         self.trace.record_event(&event);
+        if let Some(observer) = self.observers.remove(event.worker) {
+            shared.set_ended(last);
+            // The program is not to receive the end of a worker that it has not started.
+            drop(observer.observe(event));
+            return;
+        }
         shared.window.note_sent(self.sent + 1);
         shared.end_with(last, || self.events.push(event));
         // After the lock, as wakers are code of the user.

@@ -9,5 +9,6 @@ pub(crate) mod futures;
 pub(crate) mod group;
 pub(crate) mod serve;
 pub(crate) mod signals;
+pub(crate) mod spawn;
 pub(crate) mod stop;
 pub(crate) mod worker;

@@ -30,10 +30,11 @@ impl Incarnation {
     /// Sends the frames that the last read has completed. A chunk takes its bytes from the window at once, so that its first messages can be
     /// received and dropped while later ones are being sent.
     pub(crate) fn deliver(&mut self, kind: Kind, sink: &mut EventSink) {
-        let EventSink { events, sent, batch, ready, trace, handlers: _ } = sink;
+        let EventSink { events, sent, batch, ready, trace, handlers: _, observers } = sink;
         if batch.is_empty() {
             return;
         }
+        let observer = observers.get(self.shared.id());
         for piece in batch.drain() {
             let event = |kind| self.event(kind);
             // All events of a chunk are created before the first is sent: see `Message::of`.
@@ -64,11 +65,18 @@ impl Incarnation {
             if self.health.readiness.is_some() {
                 self.search(ready);
             }
-            *sent += ready.len() as u64;
-            events.send_all(ready.drain(..).inspect(|event| trace.record_event(event)));
+            let before = *sent;
+            let all = ready.drain(..).inspect(|event| trace.record_event(event));
+            let passed_on = all.filter_map(|event| match observer {
+                Some(observer) => observer.observe(event),
+                None => Some(event),
+            });
+            events.send_all(passed_on.inspect(|_| *sent += 1));
             ready.shrink_to(READY_KEPT);
+            if *sent > before {
+                self.shared.window.note_sent(*sent);
+            }
         }
-        self.shared.window.note_sent(*sent);
     }
 
     /// Searches events for the message or line that makes the worker ready.

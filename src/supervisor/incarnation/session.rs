@@ -204,9 +204,7 @@ impl ControlSession {
 
     fn report(&mut self, event: Event, sink: &mut EventSink) {
         let is_request = matches!(event.kind, EventKind::Request(_));
-        if !is_request && !matches!(event.kind, EventKind::Notification(_)) {
-            sink.send(event);
-        } else if !sink.deliver(event, &self.waiting) {
+        if !sink.deliver(event, &self.waiting) {
             self.passed += 1;
             return;
         }
