@@ -2,9 +2,9 @@
 
 use crate::support::{DEADLINE, Story, Way, alone, becomes_true, both_ways};
 use pipewright::{
-    CallError, Event, EventKind, Framing, OutputMode, Pass, Readiness, Restart, SpawnError, SpecError, StdinMode,
-    StdioProtocol, StopPolicy, StopStep, Watchdog, Worker, WorkerSpec,
-    events::{DisconnectReason, FrameErrorKind},
+    CallError, Event, EventKind, Framing, OutputMode, Pass, Readiness, ReadinessAnswer, Restart, SpawnError, SpecError,
+    StdinMode, StdioProtocol, StopPolicy, StopStep, Watchdog, Worker, WorkerSpec,
+    events::{DisconnectReason, FrameErrorKind, ReadinessError},
 };
 use serde_json::{Value, json};
 use std::{
@@ -374,6 +374,45 @@ fn p15_each_incarnation_of_a_server_is_initialized_before_other_calls() {
             assert!(worker.call::<_, ()>("die", &(), DEADLINE).is_err());
             story.exit();
         }
+    }
+}
+
+/// The protocols forbid to cancel `initialize` and `shutdown`.
+#[test]
+fn p15_calls_of_the_life_cycle_that_time_out_are_not_cancelled() {
+    for (protocol, stop, last) in [
+        (StdioProtocol::mcp(), StopPolicy::kill().step([StopStep::CloseStdin], DEADLINE), &[][..]),
+        (
+            StdioProtocol::lsp(),
+            StopPolicy::kill()
+                .step([StopStep::Call("shutdown".into())], Duration::from_millis(10))
+                .step([StopStep::Notify("exit".into()), StopStep::CloseStdin], DEADLINE),
+            &["shutdown", "exit"],
+        ),
+    ] {
+        let (mut story, directory) = (Story::new(), tempfile::tempdir().unwrap());
+        let wire = directory.path().join("wire");
+        let ready = Readiness::call("initialize", &(), |_: Value| ReadinessAnswer::Ready);
+        let spec = WorkerSpec::new("sh")
+            // The connection stays open in both directions.
+            .args(["-c", "exec cat 3>&1 > \"$0\""])
+            .arg(&wire)
+            .control_on_stdio(protocol)
+            .ready(ready.timeout(Duration::from_millis(200)))
+            .stop(stop);
+        let _worker = story.supervisor.spawn(spec).unwrap();
+        let reason = story.find(|event| match event.kind {
+            EventKind::NotReady { reason, .. } => Some(reason),
+            _ => None,
+        });
+        assert!(matches!(reason, ReadinessError::TimedOut { .. }), "{reason:?}");
+        assert!(story.exit().success(), "{:?}", story.told);
+        let sent = fs::read_to_string(&wire).unwrap();
+        // One message a line, or bodies without a line feed between headers.
+        let bodies = sent.split(['\r', '\n']).filter_map(|line| line.get(line.find('{')?..=line.rfind('}')?));
+        let methods: Vec<Value> =
+            bodies.map(|body| serde_json::from_str::<Value>(body).unwrap()["method"].clone()).collect();
+        assert_eq!(methods, [&["initialize"], last].concat(), "{sent}");
     }
 }
 

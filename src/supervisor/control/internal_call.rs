@@ -1,4 +1,4 @@
-//! Calls that the supervisor itself makes on one connection.
+//! Calls of a protocol's life cycle, which the supervisor itself makes on one connection.
 
 use crate::{
     supervisor::control::connection::{RpcConnection, next_call_id},
@@ -7,7 +7,7 @@ use crate::{
 use serde::Serialize;
 use std::sync::Arc;
 
-/// A call to one incarnation, which ends with it. Dropping it cancels it.
+/// A call to one incarnation, which ends with it. After its drop the answer is ignored; it is not cancelled.
 #[derive(Debug)]
 pub(crate) struct InternalCall {
     connection: Arc<RpcConnection>,

@@ -7,7 +7,7 @@ use crate::{
     sys::{is_shortage, is_transient},
     wire::{
         framing::encode::reframe,
-        jsonrpc::{completion::Completion, encode, error::CallError, request::RpcSender},
+        jsonrpc::{completion::Completion, encode, error::CallError, pending::WhenAbandoned, request::RpcSender},
         line_queue::{LineOwner, LineQueue, QueuedLine},
     },
 };
@@ -123,12 +123,13 @@ impl RpcConnection {
             && encode::notification(method, &()).is_ok_and(|line| self.send_line(line).is_ok())
     }
 
-    /// Sends or queues a call.
+    /// Sends or queues a call of the protocol's life cycle. It is not cancelled: MCP forbids that for `initialize`, and the Language
+    /// Server Protocol permits no notification before the answer to `initialize`, and only `exit` after `shutdown`.
     pub(crate) fn send_own_call(&self, id: u64, line: Vec<u8>, completion: Completion) -> Result<(), CallError> {
         let line = self.reframe(line)?;
         let mut state = self.lock();
         state.send_own(line)?;
-        state.wait_for(id, completion);
+        state.wait_for(id, completion, WhenAbandoned::Ignore);
         Ok(())
     }
 
@@ -219,7 +220,7 @@ impl ConnectionState {
     /// Registers the call of a line.
     fn expect_answer(&mut self, tag: LineTag, completion: Option<Completion>) {
         if let (LineTag::Caller { call: Some(id), .. }, Some(completion)) = (tag, completion) {
-            self.wait_for(id, completion);
+            self.wait_for(id, completion, WhenAbandoned::Cancel);
         }
     }
 
@@ -228,14 +229,16 @@ impl ConnectionState {
         let completion = Completion::default();
         match &self.socket {
             SocketState::Closed(end) => drop(completion.complete(Err(CallError::from(end)))),
-            SocketState::Awaited | SocketState::Open(_) => self.wait_for(id, completion.clone()),
+            SocketState::Awaited | SocketState::Open(_) => {
+                self.wait_for(id, completion.clone(), WhenAbandoned::Cancel);
+            }
         }
         completion
     }
 
     /// The loop reads the answer.
-    fn wait_for(&mut self, id: u64, completion: Completion) {
-        self.endpoint.calls.wait(id, completion);
+    fn wait_for(&mut self, id: u64, completion: Completion, when_abandoned: WhenAbandoned) {
+        self.endpoint.calls.wait(id, completion, when_abandoned);
         self.burst.reset();
         self.watch();
         self.check_if_held_up();

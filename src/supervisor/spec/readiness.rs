@@ -145,7 +145,8 @@ impl Readiness {
     /// The call is sent when the worker has connected, before any other: calls and notifications of the program wait in their order until
     /// the worker is ready. `judge` runs on a thread of its own, so it may block. After [`NotYet`](ReadinessAnswer::NotYet) the call is
     /// repeated, after 10 ms at first and 500 ms at last, until the [timeout](Self::timeout). A panic counts as `NotYet`, and goes to the
-    /// panic hook. The accepted result is kept: [`Worker::handshake`](crate::Worker::handshake) returns it.
+    /// panic hook. The accepted result is kept: [`Worker::handshake`](crate::Worker::handshake) returns it. A call that is not answered in
+    /// time is not cancelled, since protocols forbid that for their handshakes: the worker is stopped.
     ///
     /// The worker is not ready, and is stopped, in these cases:
     ///

@@ -8,7 +8,7 @@ use super::{
     error::{Answer, CallError, RpcFailure},
     message::{RequestId, RpcMessage},
     oversized::OversizedMessage,
-    pending::{Answered, PendingCalls, PendingRequests},
+    pending::{Answered, PendingCalls, PendingRequests, WhenAbandoned},
 };
 use crate::wire::framing::error::FrameError;
 use serde_json::value::RawValue;
@@ -96,16 +96,24 @@ impl<C> RpcEndpoint<C> {
         }
     }
 
-    /// The caller of a request that was sent no longer waits. Returns the notification of that, unless the call has ended.
+    /// The caller of a request that was sent no longer waits. Returns the notification of that, unless the call has ended or must not be
+    /// cancelled.
     pub(crate) fn abandon(&mut self, id: u64) -> Option<Vec<u8>> {
-        self.calls.abandon(id)?;
-        self.dialect.cancellation(id).ok()
+        let call = self.calls.abandon(id)?;
+        self.cancellation(id, call.when_abandoned)
     }
 
     /// As [`abandon`](Self::abandon), for all calls.
     pub(crate) fn abandon_all(&mut self) -> Vec<(C, Option<Vec<u8>>)> {
         let calls = self.calls.abandon_all().into_iter();
-        calls.map(|(id, caller)| (caller, self.dialect.cancellation(id).ok())).collect()
+        calls.map(|(id, call)| (call.caller, self.cancellation(id, call.when_abandoned))).collect()
+    }
+
+    fn cancellation(&self, id: u64, when_abandoned: WhenAbandoned) -> Option<Vec<u8>> {
+        match when_abandoned {
+            WhenAbandoned::Cancel => self.dialect.cancellation(id).ok(),
+            WhenAbandoned::Ignore => None,
+        }
     }
 
     /// The connection has ended: requests are cancelled. Returns the callers that waited.
@@ -173,6 +181,25 @@ mod tests {
             assert!(text.contains("$/cancelRequest") && text.contains(&format!("\"id\":{id}")), "{text}");
             let line = format!(r#"{{"jsonrpc":"2.0","id":{id},"result":7}}"#);
             assert!(matches!(receive(&mut endpoint, &line), Received::Done));
+        }
+    }
+
+    #[test]
+    fn p15_a_call_of_the_life_cycle_is_not_cancelled() {
+        let mut endpoint = RpcEndpoint::new(Dialect::Mcp);
+        let begin = |endpoint: &mut RpcEndpoint<char>, caller| {
+            let id = endpoint.calls.next_id();
+            endpoint.calls.wait(id, caller, WhenAbandoned::Ignore);
+            id
+        };
+        let (first, second, third) = (begin(&mut endpoint, 'a'), begin(&mut endpoint, 'b'), endpoint.calls.begin('c'));
+        assert_eq!(endpoint.abandon(first), None);
+        let abandoned = endpoint.abandon_all();
+        let cancelled = abandoned.iter().map(|(caller, line)| (*caller, line.is_some())).collect::<Vec<_>>();
+        assert_eq!(cancelled, [('b', false), ('c', true)]);
+        for id in [first, second, third] {
+            let line = format!(r#"{{"jsonrpc":"2.0","id":{id},"result":7}}"#);
+            assert!(matches!(receive(&mut endpoint, &line), Received::Done), "a late answer is ignored");
         }
     }
 

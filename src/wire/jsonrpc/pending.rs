@@ -14,9 +14,25 @@ use std::{
 #[derive(Debug)]
 pub(crate) struct PendingCalls<C> {
     last_id: u64,
-    waiting: BTreeMap<u64, C>,
+    waiting: BTreeMap<u64, WaitingCall<C>>,
     /// Requests whose answers are ignored: their callers have timed out, or there were none.
     ignored: BTreeSet<u64>,
+}
+
+/// A call that waits for its answer.
+#[derive(Debug)]
+pub(crate) struct WaitingCall<C> {
+    pub(crate) caller: C,
+    pub(crate) when_abandoned: WhenAbandoned,
+}
+
+/// What the peer receives when the caller of a sent request no longer waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum WhenAbandoned {
+    /// The cancellation of the dialect.
+    Cancel,
+    /// Nothing: protocols forbid to cancel the calls of their life cycle.
+    Ignore,
 }
 
 /// The most ignored answers that are remembered. Beyond it, answers to the oldest such requests count as unexpected.
@@ -47,14 +63,14 @@ impl<C> PendingCalls<C> {
     }
 
     /// Registers a call that waits for its answer.
-    pub(crate) fn wait(&mut self, id: u64, caller: C) {
-        self.waiting.insert(id, caller);
+    pub(crate) fn wait(&mut self, id: u64, caller: C, when_abandoned: WhenAbandoned) {
+        self.waiting.insert(id, WaitingCall { caller, when_abandoned });
     }
 
     /// Registers a new call and returns its id.
     pub(crate) fn begin(&mut self, caller: C) -> u64 {
         let id = self.next_id();
-        self.wait(id, caller);
+        self.wait(id, caller, WhenAbandoned::Cancel);
         id
     }
 
@@ -74,7 +90,7 @@ impl<C> PendingCalls<C> {
     /// Removes the call that this answer belongs to.
     pub(crate) fn answer(&mut self, id: u64) -> Answered<C> {
         match self.waiting.remove(&id) {
-            Some(caller) => Answered::Call(caller),
+            Some(call) => Answered::Call(call.caller),
             None if self.ignored.remove(&id) => Answered::Ignored,
             None => Answered::Unexpected,
         }
@@ -87,17 +103,17 @@ impl<C> PendingCalls<C> {
             return Answered::Unexpected;
         }
         match self.waiting.pop_first() {
-            Some((_, caller)) => Answered::Call(caller),
+            Some((_, call)) => Answered::Call(call.caller),
             None if self.ignored.pop_first().is_some() => Answered::Ignored,
             None => Answered::Unexpected,
         }
     }
 
     /// The caller of a sent request no longer waits. Returns `None` if the call has ended.
-    pub(crate) fn abandon(&mut self, id: u64) -> Option<C> {
-        let caller = self.waiting.remove(&id)?;
+    pub(crate) fn abandon(&mut self, id: u64) -> Option<WaitingCall<C>> {
+        let call = self.waiting.remove(&id)?;
         self.expect_ignored(id);
-        Some(caller)
+        Some(call)
     }
 
     /// Whether this call waits for its answer.
@@ -107,11 +123,11 @@ impl<C> PendingCalls<C> {
 
     /// Removes a call whose request was not sent. Returns `None` if the call has ended.
     pub(crate) fn withdraw(&mut self, id: u64) -> Option<C> {
-        self.waiting.remove(&id)
+        self.waiting.remove(&id).map(|call| call.caller)
     }
 
     /// As [`abandon`](Self::abandon), for all calls. Returns them with their ids.
-    pub(crate) fn abandon_all(&mut self) -> BTreeMap<u64, C> {
+    pub(crate) fn abandon_all(&mut self) -> BTreeMap<u64, WaitingCall<C>> {
         let calls = mem::take(&mut self.waiting);
         for id in calls.keys() {
             self.expect_ignored(*id);
@@ -121,7 +137,7 @@ impl<C> PendingCalls<C> {
 
     /// Removes all calls.
     pub(crate) fn drain(&mut self) -> impl Iterator<Item = C> {
-        mem::take(&mut self.waiting).into_values()
+        mem::take(&mut self.waiting).into_values().map(|call| call.caller)
     }
 }
 
@@ -204,7 +220,7 @@ mod tests {
         assert_eq!(calls.answer(99), Answered::Unexpected, "an answer to no call");
         let third = calls.begin('c');
         assert!(third > second, "no id is used again");
-        assert_eq!(calls.abandon(third), Some('c'));
+        assert_eq!(calls.abandon(third).map(|call| call.caller), Some('c'));
         assert_eq!((calls.answer(third), calls.answer(third)), (Answered::Ignored, Answered::Unexpected));
         assert_eq!(calls.answer_without_id(), Answered::Call('a'));
         assert_eq!((calls.answer(first), calls.answer_without_id()), (Answered::Unexpected, Answered::Unexpected));

@@ -57,7 +57,7 @@ impl StdioProtocol {
     /// [parameters](Self::initialize) are the host's process id, the name and version of this library, no root, and no capabilities. A
     /// [`Readiness`](crate::Readiness) of the spec replaces all of this.
     ///
-    /// A call whose caller no longer waits is cancelled by `$/cancelRequest`. The worker is stopped by the call
+    /// A call whose caller no longer waits is cancelled by `$/cancelRequest`, except `initialize` and `shutdown`. The worker is stopped by the call
     /// `shutdown`, up to 2 s, the notification `exit` and the end of its standard input, SIGTERM after 2 s more, and SIGKILL 5 s later. Its
     /// standard error is for logs.
     pub fn lsp() -> Self {
@@ -71,8 +71,7 @@ impl StdioProtocol {
     /// `initialize` and `notifications/initialized` are sent as with [`lsp`](Self::lsp). The [parameters](Self::initialize) are the protocol
     /// version 2025-06-18, the name and version of this library, and no capabilities; which version the server has chosen is in its answer.
     ///
-    /// A call whose caller no
-    /// longer waits is cancelled by `notifications/cancelled`, and [`Watchdog::ping`](crate::Watchdog::ping) uses the `ping` of the
+    /// A call whose caller no longer waits is cancelled by `notifications/cancelled`, except `initialize`, and [`Watchdog::ping`](crate::Watchdog::ping) uses the `ping` of the
     /// protocol. The worker is stopped as with [`new`](Self::new), which is what the protocol says. Its standard error is for logs.
     pub fn mcp() -> Self {
         let rpc = RpcProtocol { framing: Framing::Lines, dialect: Dialect::Mcp };
