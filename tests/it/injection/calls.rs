@@ -101,7 +101,6 @@ pub(super) const CALLS: &[Call] = calls! {
     "setpgid" [libc::SYS_setpgid], ALL, [ENOMEM];
     "setpriority" [libc::SYS_setpriority], ALL, [ENOMEM];
     "setsid" [libc::SYS_setsid], ALL, [ENOMEM];
-    "shutdown" [libc::SYS_shutdown], ALL, [ENOMEM];
     "socket" [libc::SYS_socket], ALL, [EMFILE, ENFILE, ENOBUFS, ENOMEM];
     "socketpair" [libc::SYS_socketpair], ALL, [EMFILE, ENFILE];
     "stat" [old::STAT, old::LSTAT, libc::SYS_newfstatat, libc::SYS_fstat, libc::SYS_statx], ALL, [ENOMEM];
@@ -260,6 +259,7 @@ const NEVER: &[(&str, &[&str])] = &[
             "sockopt::set_socket_timeout",
         ],
     ),
+    ("sets a flag of a Unix domain socket: unix_shutdown() in the kernel allocates nothing", &["shutdown"]),
     (
         "impersonation, which needs other users",
         &[
