@@ -9,7 +9,7 @@ use std::{
     env,
     error::Error,
     fs,
-    io::{Read, Write},
+    io::{self, Read, Write},
     os::unix::fs::FileExt,
     process::Command,
     time::Duration,
@@ -34,6 +34,19 @@ pub(crate) fn overwrite_environment() -> Outcome {
     let title: Vec<u8> = b"title: ".iter().copied().cycle().take(usize::try_from(end - start)?).collect();
     let memory = fs::File::options().write(true).open("/proc/self/mem")?;
     Ok(memory.write_all_at(&title, start)?)
+}
+
+/// Prints the address of an attachment, and when it is connected the pid of an ordinary worker; then waits to be killed.
+pub(crate) fn attach() -> Outcome {
+    let supervisor = Supervisor::new()?;
+    let _signals = supervisor.handle_signals()?;
+    let attachment = supervisor.attach(WorkerSpec::new("plugin").control(Pass::env("PIPEWRIGHT_CONTROL")))?;
+    println!("{}", attachment.variable().1.to_str().ok_or("not UTF-8")?);
+    let connected = supervisor.events().iter().any(|event| matches!(event.kind, EventKind::ControlConnected));
+    let ordinary = supervisor.spawn(WorkerSpec::new("sleep").arg("1000"))?;
+    println!("{}", ordinary.pid().filter(|_| connected).ok_or("no worker")?);
+    io::stdin().read_to_end(&mut Vec::new())?;
+    Ok(())
 }
 
 fn guard(options: &Options) -> Result<Guard, String> {
@@ -107,7 +120,7 @@ pub(crate) fn control(options: &Options) -> Outcome {
     let worker = supervisor.spawn(worker)?;
     worker.call::<_, ()>("ping", &(), Duration::from_secs(30))?;
     say("up")?;
-    std::io::stdin().read_to_end(&mut Vec::new())?;
+    io::stdin().read_to_end(&mut Vec::new())?;
     Ok(())
 }
 
@@ -195,7 +208,7 @@ fn overdue(deadline: Duration) -> [WorkerSpec; 3] {
 }
 
 fn say(line: &str) -> Outcome {
-    let mut stdout = std::io::stdout().lock();
+    let mut stdout = io::stdout().lock();
     writeln!(stdout, "{line}")?;
     Ok(stdout.flush()?)
 }

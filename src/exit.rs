@@ -121,10 +121,15 @@ pub enum ExitStatus {
     /// Did not end: the kernel refused SIGKILL with `EPERM`, since the process now runs as another user (setuid program, sudo). It is
     /// no longer waited for after 5 s, and is reaped when it ends.
     KillRefused,
-    /// Never started: a member of a group that was stopped, or whose dependency has failed.
+    /// Never started: a member of a group that was stopped, or whose dependency has failed; or no process was
+    /// [attached](crate::Supervisor::attach).
     NeverStarted,
-    /// Ended, but other code in this process took the status (`waitpid(-1)`, or `SIGCHLD` is ignored).
+    /// Ended, but other code in this process took the status (`waitpid(-1)`, or `SIGCHLD` is ignored). For an
+    /// [attached](crate::Supervisor::attach) process its own parent takes it; since Linux 6.15 it is known all the same.
     Unknown,
+    /// Did not end: an [attached](crate::Supervisor::attach) process was to stop, has not done so in time, and is not killed. Its control
+    /// connection is closed.
+    Detached,
 }
 
 /// Resource usage of a process and of the descendants that it waited for.
@@ -200,7 +205,8 @@ impl Exit {
             | ExitStatus::Unkillable
             | ExitStatus::KillRefused
             | ExitStatus::NeverStarted
-            | ExitStatus::Unknown => None,
+            | ExitStatus::Unknown
+            | ExitStatus::Detached => None,
         }
     }
 
@@ -212,7 +218,8 @@ impl Exit {
             | ExitStatus::Unkillable
             | ExitStatus::KillRefused
             | ExitStatus::NeverStarted
-            | ExitStatus::Unknown => None,
+            | ExitStatus::Unknown
+            | ExitStatus::Detached => None,
         }
     }
 
@@ -251,7 +258,8 @@ impl fmt::Display for ExitStatus {
             Self::Unkillable => f.write_str("still there after SIGKILL"),
             Self::KillRefused => f.write_str("still there: SIGKILL was refused (EPERM)"),
             Self::NeverStarted => f.write_str("never started"),
-            Self::Unknown => f.write_str("ended, but other code in this process took its exit status"),
+            Self::Unknown => f.write_str("ended, but its exit status was taken by others"),
+            Self::Detached => f.write_str("still there: detached"),
         }
     }
 }
@@ -332,7 +340,7 @@ mod tests {
         assert_eq!(killed(i32::MIN, false), format!("killed by signal {}", i32::MIN));
         assert_eq!(exit(ExitStatus::KillRefused).to_string(), "still there: SIGKILL was refused (EPERM)");
         assert_eq!(Exit { uninspected: Some(2), ..exit(ExitStatus::Code(0)) }.to_string(), "exit code 0");
-        assert_eq!(exit(ExitStatus::Unknown).to_string(), "ended, but other code in this process took its exit status");
+        assert_eq!(exit(ExitStatus::Unknown).to_string(), "ended, but its exit status was taken by others");
         let limited =
             Exit { cause: ExitCause::TimeLimit, ..exit(ExitStatus::Signal { signal: 15, core_dumped: false }) };
         assert_eq!(limited.to_string(), "killed by signal 15 (SIGTERM), stopped at its time limit");

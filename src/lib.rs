@@ -128,6 +128,24 @@
 //! {"jsonrpc":"2.0","id":1,"result":"fn main(){}"}
 //! ```
 //!
+//! In the host, [`Supervisor::attach`] creates a worker whose process is started elsewhere, for example in a debugger, and connects with
+//! the variable of the [`Attachment`]:
+//!
+//! ```no_run
+//! use pipewright::{Pass, Supervisor, WorkerSpec};
+//!
+//! let supervisor = Supervisor::new()?;
+//! let spec = WorkerSpec::new("./plugin").control(Pass::env("PIPEWRIGHT_CONTROL"));
+//! let plugin = if std::env::var_os("DEBUG_PLUGIN").is_some() {
+//!     let attachment = supervisor.attach(spec)?;
+//!     eprintln!("start the plugin: {attachment} gdb ./plugin");
+//!     attachment.into_worker()
+//! } else {
+//!     supervisor.spawn(spec)?
+//! };
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
 //! # What blocks
 //!
 //! * [`Supervisor::spawn`] blocks until the child has executed its program.
@@ -258,6 +276,7 @@ pub use supervisor::{
     control::call::{CallCanceller, PendingCall},
     events::event::{Event, EventKind},
     handles::{
+        attachment::Attachment,
         batch::WorkerBatch,
         call_set::{CallSet, FinishedCall},
         group::WorkerGroup,

@@ -1,4 +1,4 @@
-//! A child process: signalled through its pidfd, so never by a reused pid, and reaped once.
+//! The process of a worker: signalled through its pidfd, so never by a reused pid, and reaped once.
 
 use super::retry::pause_for;
 use crate::{
@@ -7,18 +7,27 @@ use crate::{
     sys::{
         pidfd::{PidFd, RawUsage, Reaped, WaitStatus},
         poll::{self, Interest, PollOutcome},
+        socket,
+        this_process::own_pid,
     },
 };
 use std::{
     collections::BTreeSet,
     io,
-    os::fd::AsFd,
-    sync::{Mutex, MutexGuard, PoisonError},
+    os::fd::{AsFd, BorrowedFd},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU32, Ordering},
+    },
     time::Duration,
 };
 
 /// Pause between attempts to reap while a tracer holds the status.
 const TRACER_PAUSE: Duration = Duration::from_millis(5);
+
+/// How often the status of an attached process is looked for until its parent has reaped it: with the pauses of the lifecycle, 255 ms in
+/// total.
+const STATUS_CHECKS: u32 = 8;
 
 /// What to do with the other members of the child's own process group when the child is reaped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,11 +45,12 @@ pub(crate) fn is_own_child(pid: i32) -> bool {
     CHILDREN.lock().unwrap_or_else(PoisonError::into_inner).contains(&pid)
 }
 
-/// A child process, from its start until it is reaped.
+/// A child process, from its start until it is reaped; or a process that was started elsewhere and has connected to this one.
 #[derive(Debug)]
 pub(crate) struct ChildProcess {
     pid: i32,
     leads_group: bool,
+    origin: ProcessOrigin,
     /// `None` once the child is reaped, so that handles of exited workers hold no fds.
     ///
     /// The process group is signalled only through the pidfd. Its number could already belong to another group if another part of
@@ -48,10 +58,24 @@ pub(crate) struct ChildProcess {
     pidfd: Mutex<Option<PidFd>>,
 }
 
+/// Who has started a process.
+#[derive(Debug)]
+enum ProcessOrigin {
+    /// The library: a child of this process.
+    Library,
+    /// Another program. Its parent reaps it, also where this is other code of the host.
+    Elsewhere {
+        /// Whether the pidfd is certainly that of the process that has connected.
+        is_certain: bool,
+        /// How often its status was looked for since its exit.
+        status_checks: AtomicU32,
+    },
+}
+
 impl Drop for ChildProcess {
     fn drop(&mut self) {
         // The child did not exit in time and is abandoned.
-        if self.lock().is_some() {
+        if self.is_child() && self.lock().is_some() {
             CHILDREN.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.pid);
         }
     }
@@ -60,7 +84,49 @@ impl Drop for ChildProcess {
 impl ChildProcess {
     pub(super) fn new(pid: i32, pidfd: PidFd, leads_group: bool) -> Self {
         CHILDREN.lock().unwrap_or_else(PoisonError::into_inner).insert(pid);
-        Self { pid, leads_group, pidfd: Mutex::new(Some(pidfd)) }
+        Self { pid, leads_group, origin: ProcessOrigin::Library, pidfd: Mutex::new(Some(pidfd)) }
+    }
+
+    /// The process that has opened this connection.
+    ///
+    /// Before Linux 6.5 the kernel has no pidfd for a connection. The pid could then have been reused, if the peer had exited and left the
+    /// socket to a child: such a process is watched, but not signalled.
+    ///
+    /// # Errors
+    ///
+    /// If the process has exited, or is in another PID namespace.
+    pub(crate) fn of_peer(socket: BorrowedFd<'_>) -> io::Result<Self> {
+        let gone = || io::Error::from_raw_os_error(libc::ESRCH);
+        let pid = socket::peer_credentials(socket)?.pid;
+        if pid <= 0 {
+            return Err(gone());
+        }
+        let pinned = socket::peer_pidfd(socket)?.map(PidFd::from);
+        // This process never signals itself.
+        let is_certain = pinned.is_some() && pid != own_pid();
+        let pidfd = if let Some(pidfd) = pinned {
+            pidfd
+        } else {
+            let opened = PidFd::open(pid)?;
+            if socket::is_hung_up(socket)? {
+                return Err(gone());
+            }
+            opened
+        };
+        let origin = ProcessOrigin::Elsewhere { is_certain, status_checks: AtomicU32::new(0) };
+        Ok(Self { pid, leads_group: false, origin, pidfd: Mutex::new(Some(pidfd)) })
+    }
+
+    /// Whether the library has started it.
+    fn is_child(&self) -> bool {
+        matches!(self.origin, ProcessOrigin::Library)
+    }
+
+    fn check_identity(&self) -> io::Result<()> {
+        match self.origin {
+            ProcessOrigin::Elsewhere { is_certain: false, .. } => Err(io::Error::from_raw_os_error(libc::EPERM)),
+            ProcessOrigin::Elsewhere { is_certain: true, .. } | ProcessOrigin::Library => Ok(()),
+        }
     }
 
     pub(crate) fn pid(&self) -> u32 {
@@ -79,11 +145,13 @@ impl ChildProcess {
 
     /// Signals the process alone.
     pub(crate) fn signal(&self, signal: i32) -> io::Result<()> {
+        self.check_identity()?;
         self.with_pidfd(|pidfd| pidfd.signal_child(self.pid, signal))
     }
 
     /// Signals the process group if it is the child's own, otherwise the process alone.
     pub(crate) fn signal_group(&self, signal: i32) -> io::Result<()> {
+        self.check_identity()?;
         self.with_pidfd(|pidfd| {
             if !self.leads_group {
                 return pidfd.signal_child(self.pid, signal);
@@ -108,6 +176,13 @@ impl ChildProcess {
     pub(crate) fn reap(&self, cleanup: GroupCleanup) -> io::Result<Option<Reaped>> {
         let mut slot = self.lock();
         let Some(pidfd) = slot.as_ref() else { return Err(io::Error::from_raw_os_error(libc::ESRCH)) };
+        if let ProcessOrigin::Elsewhere { status_checks, .. } = &self.origin {
+            let found = status_elsewhere(pidfd, status_checks)?;
+            if found.is_some() {
+                *slot = None;
+            }
+            return Ok(found);
+        }
         if cleanup == GroupCleanup::Kill && self.leads_group && poll::is_readable(pidfd.as_fd())? {
             // ESRCH: no other process is in the group.
             drop(pidfd.signal_group(self.pid, libc::SIGKILL));
@@ -138,6 +213,16 @@ impl ChildProcess {
     fn lock(&self) -> MutexGuard<'_, Option<PidFd>> {
         self.pidfd.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// How a process ended that is no child; `None` while it runs, and while its parent may still reap it: the kernel records the status then.
+fn status_elsewhere(pidfd: &PidFd, checks: &AtomicU32) -> io::Result<Option<Reaped>> {
+    if !poll::is_readable(pidfd.as_fd())? {
+        return Ok(None);
+    }
+    let ending = pidfd.recorded_status();
+    let is_over = ending != WaitStatus::Unknown || checks.fetch_add(1, Ordering::Relaxed) >= STATUS_CHECKS;
+    Ok(is_over.then_some(Reaped { ending, usage: None }))
 }
 
 /// Waits for the exit until the deadline; returns whether the process has exited.

@@ -162,6 +162,8 @@ pub enum SpawnStep {
     Pipes,
     /// Starting the server of the control pipe.
     Control,
+    /// Waiting for a process to [attach](crate::Supervisor::attach).
+    Attach,
     /// Creating the socket for `sd_notify`.
     Notify,
     /// Starting the [guard](crate::guard), which kills the process trees of all workers after this process is killed. Workers with
@@ -213,6 +215,7 @@ impl fmt::Display for SpawnStep {
         match self {
             Self::Pipes => formatter.write_str("creating pipes"),
             Self::Control => formatter.write_str("starting control pipe server"),
+            Self::Attach => formatter.write_str("attaching a process"),
             Self::Notify => formatter.write_str("creating sd_notify socket"),
             Self::Guard => formatter.write_str("starting process tree guard"),
             Self::Open(path) => write!(formatter, "opening {}", printable_path(path)),

@@ -205,6 +205,17 @@ impl LaunchPlan {
         }
     }
 
+    /// The variable that passes `address`, if one does.
+    pub(crate) fn control_variable(&self, address: &str) -> Option<(OsString, OsString)> {
+        self.environment.iter().find_map(|change| match change {
+            EnvironmentChange::Control { name, template } => Some((name.clone(), template.fill_text(address))),
+            EnvironmentChange::Clear
+            | EnvironmentChange::Set(..)
+            | EnvironmentChange::Remove(_)
+            | EnvironmentChange::Handle { .. } => None,
+        })
+    }
+
     fn template(&mut self, text: &OsStr) -> Template {
         let template = Template::parse(text);
         if !template.has_placeholder() {

@@ -132,7 +132,11 @@ impl ExitMatch {
         match exit {
             ExitStatus::Code(code) => self == Self::Code(code),
             ExitStatus::Signal { signal, .. } => self == Self::Signal(signal),
-            ExitStatus::Unkillable | ExitStatus::KillRefused | ExitStatus::NeverStarted | ExitStatus::Unknown => false,
+            ExitStatus::Unkillable
+            | ExitStatus::KillRefused
+            | ExitStatus::NeverStarted
+            | ExitStatus::Unknown
+            | ExitStatus::Detached => false,
         }
     }
 

@@ -7,7 +7,10 @@ use crate::{
     policy::readiness_call::ReadinessAnswer,
     supervisor::{
         containment::{guard::GuardReport, inspector::request::ScanResult},
-        control::{connection::ConnectionEvent, server::ControlListener},
+        control::{
+            connection::ConnectionEvent,
+            server::{AuthenticatedClient, ControlListener},
+        },
         events::observer::ObserveEvents,
         reactor::report::Report,
         spec::{
@@ -39,6 +42,8 @@ pub(crate) const ANSWER_TIME: Duration = Duration::from_secs(5);
 pub(crate) enum Command {
     /// A process was started.
     Spawned(Box<SpawnedProcess>),
+    /// A worker whose process is started elsewhere.
+    Attach(Box<AttachedWorker>),
     /// The next incarnation of a worker could not be started.
     SpawnFailed(WorkerId, SpawnError),
     /// The readiness probe of this incarnation of a worker has succeeded.
@@ -108,12 +113,23 @@ pub(crate) struct SpawnedProcess {
     pub(crate) messages: Option<PipeReader>,
     pub(crate) stdout: Option<PipeReader>,
     pub(crate) stderr: Option<PipeReader>,
+    /// The control connection, if the process is one that has connected.
+    pub(crate) client: Option<AuthenticatedClient>,
     /// The sockets that carry control, unless the worker connects.
     pub(crate) sockets: Option<ParentSockets>,
     /// The pipe on which it writes a newline when it is ready.
     pub(crate) readiness_pipe: Option<PipeReader>,
     /// The socket to which it sends `sd_notify` datagrams.
     pub(crate) notify_socket: Option<NotifySocket>,
+}
+
+/// A worker that waits for a process that is started elsewhere.
+#[derive(Debug)]
+pub(crate) struct AttachedWorker {
+    pub(crate) shared: Arc<SharedWorker>,
+    pub(crate) spec: SharedSpec,
+    /// The key that the process sends when it connects.
+    pub(crate) key: String,
 }
 
 /// Why the loop has not answered.

@@ -33,6 +33,7 @@ use crate::{
         events::{event::Event, sink::EventSink},
         flow_control::FlowControl,
         handles::{
+            attachment::Attachment,
             group::WorkerGroup,
             serve::ServeGuard,
             signals::SignalGuard,
@@ -47,7 +48,7 @@ use crate::{
         },
         worker::{handlers::HandlerScope, registry::WorkerRegistry, status::SupervisorStatus},
     },
-    sys::{eventfd::Waker, this_process},
+    sys::{deferred_close::DropInBackground, eventfd::Waker, this_process},
     wire::jsonrpc::{error::RpcError, request::Request},
 };
 use crossbeam_channel::{Receiver, RecvTimeoutError};
@@ -160,6 +161,20 @@ impl Supervisor {
     pub(crate) fn starter(&self) -> Option<WorkerStarter> {
         let spawner = Arc::clone(self.spawner.as_ref()?);
         Some(WorkerStarter { commands: self.commands.clone(), registry: Arc::clone(&self.registry), spawner })
+    }
+
+    /// Creates a worker whose process is started elsewhere, for example in a debugger, and connects: see [`Attachment`].
+    ///
+    /// # Errors
+    ///
+    /// As [`spawn`](Self::spawn), and [`SpecError::Conflict`](crate::SpecError::Conflict) for settings that such a process cannot have.
+    #[doc(alias = "debug")]
+    #[doc(alias = "ReattachConfig")]
+    pub fn attach(&self, spec: WorkerSpec) -> Result<Attachment, SpawnError> {
+        let spec = Arc::new(DropInBackground::new(spec.into_attached()?));
+        let spawner = self.spawner.as_ref().ok_or(SpawnError::SupervisorGone)?;
+        let (shared, address) = spawner.attach(&spec)?;
+        Ok(Attachment::new(Worker::new(shared, &self.commands), &spec, &address.to_string()))
     }
 
     /// Returns the crossbeam channel of all events. It works with `select!`, and can be cloned for several consumers, each of which

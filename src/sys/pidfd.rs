@@ -139,7 +139,7 @@ impl PidFd {
         match waited {
             Ok(_) => {}
             Err(error) if error.raw_os_error() == Some(libc::ECHILD) => {
-                return Ok(Some(Reaped { ending: self.status_taken_by_others(), usage: None }));
+                return Ok(Some(Reaped { ending: self.recorded_status(), usage: None }));
             }
             Err(error) => return Err(error),
         }
@@ -159,8 +159,9 @@ impl PidFd {
         Ok(Some(Reaped { ending, usage: Some(RawUsage::from(&usage)) }))
     }
 
-    /// `PIDFD_GET_INFO` with `PIDFD_INFO_EXIT`, Linux 6.15: returns the status even after other code took it.
-    fn status_taken_by_others(&self) -> WaitStatus {
+    /// `PIDFD_GET_INFO` with `PIDFD_INFO_EXIT`, Linux 6.15: returns the status of a process that was reaped, also by other code or by
+    /// another process.
+    pub(crate) fn recorded_status(&self) -> WaitStatus {
         const PIDFD_GET_INFO: u64 = 0xC040_FF0B; // _IOWR(0xFF, 11, 64 bytes), linux/pidfd.h
         const PIDFD_INFO_EXIT: u32 = 1 << 3; // in the lower half of the mask
         const MASK_WORD: usize = if cfg!(target_endian = "little") { 0 } else { 1 };

@@ -15,6 +15,7 @@ mod anonymous;
 mod answers;
 #[cfg(feature = "async")]
 mod async_host;
+mod attach;
 mod call_set;
 mod calls_between_incarnations;
 mod causes;

@@ -40,6 +40,9 @@ pub enum HandshakeError {
     TimedOut,
     /// It closed the connection in the middle of its first line.
     Closed,
+    /// It has the key of a worker that is to be [attached](crate::Supervisor::attach), but its process has exited, or is in another PID
+    /// namespace. The key stays valid.
+    UnknownProcess,
 }
 
 impl fmt::Display for HandshakeError {
@@ -53,6 +56,7 @@ impl fmt::Display for HandshakeError {
             Self::LineTooLong => "no line end within the first 4096 bytes",
             Self::TimedOut => "no first line within 10 s",
             Self::Closed => "closed in the middle of the first line",
+            Self::UnknownProcess => "the process that connected has exited, or is in another PID namespace",
         })
     }
 }
@@ -71,7 +75,12 @@ impl HandshakeError {
             Self::UnsupportedVersion { .. } => {
                 error.clone().with_data(&SupportedVersions { versions: [VERSION] }).unwrap_or(error)
             }
-            Self::NotHello | Self::UnknownKey | Self::LineTooLong | Self::TimedOut | Self::Closed => error,
+            Self::NotHello
+            | Self::UnknownKey
+            | Self::LineTooLong
+            | Self::TimedOut
+            | Self::Closed
+            | Self::UnknownProcess => error,
         }
     }
 }

@@ -4,6 +4,8 @@
 //! wrong key or anything else is rejected, so that other processes of the user cannot interfere.
 
 use crate::{
+    ids::WorkerId,
+    launch::child::ChildProcess,
     pipe::named::{
         listener::{AcceptError, Listener, ListenerOptions},
         name::PipeName,
@@ -17,7 +19,7 @@ use crate::{
     sys::{
         deferred_close,
         fd_free_stream::{self, FdFreeStream},
-        identity, is_transient, random,
+        identity, is_shortage, is_transient, random,
         socket::{self, Credentials},
     },
     wire::jsonrpc::{
@@ -148,10 +150,20 @@ struct ControlHandshake {
     id: Option<RequestId>,
 }
 
+/// Who may connect with a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum KeyOwner {
+    Incarnation(Key),
+    /// A process that is started elsewhere, and with which the first incarnation of this worker begins.
+    Attached(WorkerId),
+}
+
 /// An authenticated connection, and the bytes received after its key.
 #[derive(Debug)]
 pub(crate) struct AuthenticatedClient {
-    pub(crate) incarnation: Key,
+    pub(crate) owner: KeyOwner,
+    /// The process of an attached worker.
+    pub(crate) process: Option<ChildProcess>,
     pub(crate) socket: FdFreeStream,
     pub(crate) received: Vec<u8>,
     /// The number of bytes received before `received`.
@@ -161,9 +173,17 @@ pub(crate) struct AuthenticatedClient {
 }
 
 impl ControlHandshake {
-    fn authenticated(self, incarnation: Key) -> AuthenticatedClient {
+    fn authenticated(self, owner: KeyOwner, process: Option<ChildProcess>) -> AuthenticatedClient {
         let Self { socket, uid: _, received, hello_bytes, key: _, id } = self;
-        AuthenticatedClient { incarnation, socket, received, hello_bytes, id }
+        AuthenticatedClient { owner, process, socket, received, hello_bytes, id }
+    }
+
+    /// The process that has connected, where its worker does not know it.
+    fn process(&self, owner: KeyOwner) -> io::Result<Option<ChildProcess>> {
+        match owner {
+            KeyOwner::Incarnation(_) => Ok(None),
+            KeyOwner::Attached(_) => ChildProcess::of_peer(self.socket.as_fd()).map(Some),
+        }
     }
 }
 
@@ -175,6 +195,8 @@ pub(crate) enum HandshakeResult {
     /// The key belongs to an incarnation whose start the loop has not heard of. The connection is not read until then, and its end is not
     /// noticed either.
     Early,
+    /// The process of the peer cannot be determined for lack of a resource. [`read_hello`](ControlServer::read_hello) is to be repeated.
+    Shortage,
     /// The peer has closed the connection without sending anything.
     Closed,
     Rejected(HandshakeError),
@@ -195,7 +217,7 @@ pub(crate) struct ControlServer {
 /// An incarnation that has not connected, and the user as which it may run apart from the host's own.
 #[derive(Debug, Clone, Copy)]
 struct ExpectedWorker {
-    incarnation: Key,
+    owner: KeyOwner,
     user: Option<u32>,
 }
 
@@ -263,24 +285,28 @@ impl ControlServer {
     pub(crate) fn expect_key(
         &mut self,
         key: String,
-        incarnation: Key,
+        owner: KeyOwner,
         user: Option<u32>,
     ) -> Option<AuthenticatedClient> {
         self.server.keys.remove(&key);
-        let expected = ExpectedWorker { incarnation, user };
+        let expected = ExpectedWorker { owner, user };
         let matches =
             |handshake: &ControlHandshake| handshake.key.as_deref() == Some(&key) && expected.may_be(handshake.uid);
         let early = self.handshakes.iter().find(|(_, handshake)| matches(handshake)).map(|(id, _)| *id);
-        let Some(handshake) = early.and_then(|id| self.handshakes.remove(&id)) else {
+        let handshake = early.and_then(|id| self.handshakes.remove(&id));
+        let early = handshake.and_then(|handshake| {
+            let process = handshake.process(owner).ok()?;
+            Some(handshake.authenticated(owner, process))
+        });
+        if early.is_none() {
             self.expected.insert(key, expected);
-            return None;
-        };
-        Some(handshake.authenticated(incarnation))
+        }
+        early
     }
 
-    /// Revokes the key of an incarnation.
-    pub(crate) fn forget(&mut self, incarnation: Key) {
-        self.expected.retain(|_, expected| expected.incarnation != incarnation);
+    /// Revokes the key of this owner.
+    pub(crate) fn forget(&mut self, owner: KeyOwner) {
+        self.expected.retain(|_, expected| expected.owner != owner);
     }
 
     /// Removes an unauthenticated connection.
@@ -318,6 +344,9 @@ impl ControlServer {
             // Data after the key is read later, though it was reported at the same time.
             return HandshakeResult::Incomplete;
         }
+        if memchr::memchr(b'\n', &handshake.received).is_some() {
+            return self.check_hello(id);
+        }
         let mut part = [0; HELLO_BYTES];
         let room = HELLO_BYTES.saturating_sub(handshake.received.len());
         let Some(part) = part.get_mut(..room).filter(|part| !part.is_empty()) else {
@@ -333,6 +362,12 @@ impl ControlServer {
         if !FirstLine::may_begin_with(&handshake.received) {
             return HandshakeResult::Rejected(HandshakeError::NotHello);
         }
+        self.check_hello(id)
+    }
+
+    /// Examines what an unauthenticated connection has sent.
+    fn check_hello(&mut self, id: u64) -> HandshakeResult {
+        let Some(handshake) = self.handshakes.get_mut(&id) else { return HandshakeResult::Closed };
         let Some(end) = memchr::memchr(b'\n', &handshake.received) else { return HandshakeResult::Incomplete };
         let FirstLine { id: request_id, hello } = FirstLine::parse(handshake.received.get(..end).unwrap_or_default());
         handshake.id = request_id;
@@ -344,14 +379,19 @@ impl ControlServer {
         if !hello.is_supported() {
             return HandshakeResult::Rejected(HandshakeError::UnsupportedVersion { version: hello.version });
         }
+        let process = match expected.map_or(Ok(None), |one| handshake.process(one.owner)) {
+            Ok(process) => process,
+            Err(error) if is_shortage(&error) => return HandshakeResult::Shortage,
+            Err(_) => return HandshakeResult::Rejected(HandshakeError::UnknownProcess),
+        };
         handshake.received.drain(..=end);
         handshake.hello_bytes = end as u64 + 1;
-        let Some(ExpectedWorker { incarnation, .. }) = expected else {
+        let Some(ExpectedWorker { owner, .. }) = expected else {
             handshake.key = Some(hello.key);
             return HandshakeResult::Early;
         };
         self.expected.remove(&hello.key);
         let Some(handshake) = self.handshakes.remove(&id) else { return HandshakeResult::Closed };
-        HandshakeResult::Authenticated(handshake.authenticated(incarnation))
+        HandshakeResult::Authenticated(handshake.authenticated(owner, process))
     }
 }

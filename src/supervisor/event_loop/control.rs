@@ -3,7 +3,7 @@
 use crate::supervisor::{
     control::{
         hello::HandshakeError,
-        server::{ControlListener, ControlServer, HANDSHAKE_TIMEOUT, HandshakeResult},
+        server::{ControlListener, ControlServer, HANDSHAKE_TIMEOUT, HandshakeResult, KeyOwner},
     },
     event_loop::EventLoop,
     events::event::Event,
@@ -13,6 +13,9 @@ use std::time::Duration;
 
 /// The time for which the listener is not watched after an accept has failed.
 const ACCEPT_BACKOFF_TIME: Duration = Duration::from_millis(50);
+
+/// The time after which a hello is examined again that could not be for lack of a resource.
+const HELLO_RETRY_TIME: Duration = Duration::from_millis(20);
 
 impl EventLoop {
     pub(crate) fn listen(&mut self, server: ControlListener) {
@@ -66,16 +69,26 @@ impl EventLoop {
             Some(HandshakeResult::Authenticated(known)) => {
                 self.reactor.timers.cancel(Timer::HandshakeTimeout(handshake));
                 drop(self.reactor.poller.remove(&known.socket));
-                self.on(known.incarnation, |incarnation, cx| incarnation.connect(known, cx));
-            }
-            Some(HandshakeResult::Early) => {
-                if let Some(socket) = self.server.as_ref().and_then(|control| control.handshake_fd(handshake)) {
-                    drop(self.reactor.poller.remove(&socket));
+                match known.owner {
+                    KeyOwner::Incarnation(key) => self.on(key, |incarnation, cx| incarnation.connect(known, cx)),
+                    KeyOwner::Attached(worker) => self.attach(worker, known),
                 }
+            }
+            Some(HandshakeResult::Early) => self.ignore_handshake(handshake),
+            Some(HandshakeResult::Shortage) => {
+                self.ignore_handshake(handshake);
+                self.reactor.set_timer_after(HELLO_RETRY_TIME, Timer::HandshakeRetry(handshake));
             }
             Some(HandshakeResult::Closed) => self.close_handshake(handshake),
             Some(HandshakeResult::Rejected(fault)) => self.refuse(handshake, fault),
             Some(HandshakeResult::Incomplete) | None => {}
+        }
+    }
+
+    /// What an unauthenticated connection sends is not read for now.
+    fn ignore_handshake(&self, handshake: u64) {
+        if let Some(socket) = self.server.as_ref().and_then(|control| control.handshake_fd(handshake)) {
+            drop(self.reactor.poller.remove(&socket));
         }
     }
 
@@ -93,6 +106,7 @@ impl EventLoop {
 
     pub(crate) fn close_handshake(&mut self, handshake: u64) {
         self.reactor.timers.cancel(Timer::HandshakeTimeout(handshake));
+        self.reactor.timers.cancel(Timer::HandshakeRetry(handshake));
         if let Some(socket) = self.server.as_mut().and_then(|control| control.remove(handshake)) {
             // Closing does not suffice: if a fork of the host holds the open file description, epoll would report it forever.
             drop(self.reactor.poller.remove(&socket));

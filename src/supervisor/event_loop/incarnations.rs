@@ -77,6 +77,7 @@ impl EventLoop {
             spawner: &self.spawner,
             shutdown: &self.shutdown,
             stops: &mut self.pending.stops,
+            server: &mut self.server,
         };
         run(&mut self.supervision, &mut cx)
     }
@@ -115,7 +116,7 @@ impl EventLoop {
         // The clock of the loop may be behind the real clock.
         arrival.started = arrival.started.min(self.reactor.clock.now());
         let (secret, control_connect_timeout) = (arrival.key.take(), arrival.spec.time_to_connect());
-        let sockets = arrival.sockets.take();
+        let (client, sockets) = (arrival.client.take(), arrival.sockets.take());
         let (shared, spec, process) =
             (Arc::clone(&arrival.shared), Arc::clone(&arrival.spec), Arc::clone(&arrival.process));
         // Before the event: its consumer must find this incarnation through the handle of the worker.
@@ -125,7 +126,10 @@ impl EventLoop {
         self.on(key, |incarnation, cx| {
             cx.sink.send(incarnation.event(EventKind::Started { pid: incarnation.process.child().pid() }));
         });
-        self.trees.worker_pids.insert(process.child().pid().cast_signed(), process.tree().started_tick());
+        // A process that was started elsewhere may belong to the tree of another worker.
+        if !spec.is_attached() {
+            self.trees.worker_pids.insert(process.child().pid().cast_signed(), process.tree().started_tick());
+        }
         let is_wanted = self.supervision.add_incarnation(&shared, &spec, key);
         self.on(key, Incarnation::watch);
         if let Some(limit) = spec.runtime_max {
@@ -137,21 +141,29 @@ impl EventLoop {
         if let Some(secret) = secret {
             self.on(key, |incarnation, cx| incarnation.expect_connection(secret, control_connect_timeout, cx));
         }
+        if let Some(client) = client {
+            self.on(key, |incarnation, cx| incarnation.connect(client, cx));
+        }
         if let Some(sockets) = sockets {
             self.on(key, |incarnation, cx| incarnation.connect_sockets(sockets, cx));
         }
         self.settle();
-        if let Phase::Stopping { until } | Phase::Terminating { until } = self.shutdown.phase {
-            let left = until.map(|until| until.saturating_duration_since(self.reactor.clock.now()));
-            let action = left.map_or(Action::Stop, Action::StopWithin);
-            self.supervise(|supervision, cx| supervision.request(shared.id(), action, cx));
-        } else if !is_wanted {
+        if !self.stop_if_ending(shared.id()) && !is_wanted {
             let record = self.supervision.workers.get(&shared.id());
             let is_overdue = record.is_some_and(|record| record.is_overdue);
             let cause = record.and_then(|record| record.stop_cause).unwrap_or(ExitCause::Stop);
             let request = if is_overdue { StopRequest::Within(Duration::ZERO) } else { StopRequest::Advance };
             self.on(key, |incarnation, cx| incarnation.stop(request, cause, cx));
         }
+    }
+
+    /// Stops a worker that arrives while all are stopped. False if they are not.
+    pub(crate) fn stop_if_ending(&mut self, worker: WorkerId) -> bool {
+        let (Phase::Stopping { until } | Phase::Terminating { until }) = self.shutdown.phase else { return false };
+        let left = until.map(|until| until.saturating_duration_since(self.reactor.clock.now()));
+        let action = left.map_or(Action::Stop, Action::StopWithin);
+        self.supervise(|supervision, cx| supervision.request(worker, action, cx));
+        true
     }
 
     pub(crate) fn process_exited(&mut self, key: Key) {

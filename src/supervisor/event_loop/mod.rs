@@ -1,5 +1,6 @@
 //! The event loop: passes kernel events, timers and commands to incarnations and supervision. It never blocks.
 
+pub(crate) mod attach;
 pub(crate) mod control;
 pub(crate) mod guard;
 pub(crate) mod incarnations;
@@ -168,6 +169,7 @@ impl EventLoop {
     fn execute(&mut self, command: Command) {
         match command {
             Command::Spawned(arrival) => self.spawned(*arrival),
+            Command::Attach(worker) => self.await_process(*worker),
             Command::SpawnFailed(worker, error) => self.supervise(|supervision, cx| {
                 supervision.on_incarnation_end(worker, IncarnationEnd::SpawnFailed(error), cx);
             }),
@@ -279,9 +281,13 @@ impl EventLoop {
             Timer::SpawnQueue => self.relieve_starts(),
             Timer::SpawnTimeout(worker) => self.supervise(|supervision, cx| supervision.spawn_timed_out(worker, cx)),
             Timer::RegistrationRetry => self.register_again(),
+            Timer::AttachTimeout(worker) => {
+                self.supervise(|supervision, cx| supervision.attach_timed_out(worker, cx));
+            }
             Timer::ControlConnectTimeout(key) => self.on(key, Incarnation::control_timed_out),
             Timer::DisconnectGrace(key) => self.on(key, Incarnation::disconnect_grace_over),
             Timer::HandshakeTimeout(handshake) => self.refuse(handshake, HandshakeError::TimedOut),
+            Timer::HandshakeRetry(handshake) => self.read_hello(handshake),
             Timer::AcceptBackoff => self.register(Token::Listener),
             Timer::Guard => self.check_guard(),
             Timer::CallBurst(key) => self.on(key, Incarnation::check_call_burst),

@@ -147,6 +147,8 @@ impl EventLoop {
         let mut signalled = Vec::with_capacity(keys.len());
         for key in keys {
             if let Some(incarnation) = self.incarnations.get(key)
+                // A process that was started elsewhere belongs to another job of the terminal.
+                && !incarnation.spec.is_attached()
                 // A tree that its user has frozen stays frozen.
                 && !incarnation.process.tree().is_frozen()
             {

@@ -32,6 +32,8 @@ impl Drop for EventLoop {
                     let next = AfterExit::Finished;
                     self.sink.send(Event::of(&arrival.shared, 0, EventKind::NotStarted { next }));
                 }
+            } else if let Command::Attach(worker) = command {
+                self.supervision.add_attached(&worker.shared, &worker.spec);
             }
         }
         drop(inbox);
@@ -46,17 +48,21 @@ impl Drop for EventLoop {
 }
 
 impl EventLoop {
-    /// Kills and reaps all processes, and sends their last events.
+    /// Kills and reaps all processes that this one has started, and sends the last events of all.
     fn kill_all_processes(&mut self) {
         let mut incarnations: Vec<Box<Incarnation>> = self.incarnations.drain().collect();
         for incarnation in &mut incarnations {
             incarnation.note_stop(ExitCause::SupervisorEnd);
         }
-        let orphans: Vec<_> = incarnations.iter().map(|incarnation| Arc::clone(&incarnation.process)).collect();
-        for (mut incarnation, reaped) in incarnations.into_iter().zip(self.spawner.kill_and_reap_all(&orphans)) {
+        let orphans = incarnations.iter().filter(|incarnation| !incarnation.spec.is_attached());
+        let orphans: Vec<_> = orphans.map(|incarnation| Arc::clone(&incarnation.process)).collect();
+        let mut reaped = self.spawner.kill_and_reap_all(&orphans).into_iter();
+        for mut incarnation in incarnations {
+            let is_attached = incarnation.spec.is_attached();
+            let reaped = if is_attached { None } else { reaped.next().flatten() };
             let mut exit = incarnation.exit(reaped, self.reactor.clock.now());
             if reaped.is_none() {
-                exit.status = ExitStatus::Unkillable;
+                exit.status = if is_attached { ExitStatus::Detached } else { ExitStatus::Unkillable };
             }
             self.report_exit(incarnation.shared.id(), Arc::new(exit));
         }

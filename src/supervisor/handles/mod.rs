@@ -1,5 +1,6 @@
 //! The handles for workers and groups.
 
+pub(crate) mod attachment;
 pub(crate) mod batch;
 pub(crate) mod call_set;
 #[cfg(feature = "async")]

@@ -126,7 +126,7 @@ pub struct StoppedWorker {
 }
 
 impl StopReport {
-    /// Returns the workers that have not ended, even by SIGKILL.
+    /// Returns the workers that have not ended, even by SIGKILL, and [attached](crate::Supervisor::attach) processes that were let go.
     pub fn unfinished(&self) -> impl Iterator<Item = &StoppedWorker> {
         self.workers.iter().filter(|ended| !ended.has_ended())
     }
@@ -134,7 +134,9 @@ impl StopReport {
 
 impl StoppedWorker {
     fn has_ended(&self) -> bool {
-        self.exit.as_ref().is_some_and(|exit| !matches!(exit.status, ExitStatus::Unkillable | ExitStatus::KillRefused))
+        self.exit.as_ref().is_some_and(|exit| {
+            !matches!(exit.status, ExitStatus::Unkillable | ExitStatus::KillRefused | ExitStatus::Detached)
+        })
     }
 }
 

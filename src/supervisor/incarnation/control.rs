@@ -9,8 +9,11 @@ use crate::{
     },
     supervisor::{
         control::{
-            call_router::CallRouter, connection::RpcConnection, reader::FrameReader, rpc_socket::RpcSocket,
-            server::AuthenticatedClient,
+            call_router::CallRouter,
+            connection::RpcConnection,
+            reader::FrameReader,
+            rpc_socket::RpcSocket,
+            server::{AuthenticatedClient, KeyOwner},
         },
         events::event::{DisconnectReason, EventKind},
         flow_control::FlowControl,
@@ -47,7 +50,8 @@ impl Incarnation {
     ) {
         cx.reactor.set_timer_after(control_connect_timeout, Timer::ControlConnectTimeout(self.key));
         let user = self.spec.peer_user;
-        let early = cx.server.as_mut().and_then(|control| control.expect_key(key, self.key, user));
+        let early =
+            cx.server.as_mut().and_then(|control| control.expect_key(key, KeyOwner::Incarnation(self.key), user));
         if let Some(known) = early {
             drop(cx.reactor.poller.remove(&known.socket));
             self.connect(known, cx);
@@ -56,7 +60,7 @@ impl Incarnation {
 
     /// Opens the control connection, which has authenticated with the key of this incarnation.
     pub(crate) fn connect(&mut self, known: AuthenticatedClient, cx: &mut IncarnationContext<'_>) {
-        let AuthenticatedClient { incarnation: _, socket, received, hello_bytes, id } = known;
+        let AuthenticatedClient { owner: _, process: _, socket, received, hello_bytes, id } = known;
         let Some(connection) = self.process.connection().map(Arc::clone) else { return };
         cx.reactor.timers.cancel(Timer::ControlConnectTimeout(self.key));
         let token = Token::Control(self.key).as_u64();
@@ -218,7 +222,7 @@ impl Incarnation {
 
     fn forget_control(&mut self, cx: &mut IncarnationContext<'_>) {
         if let Some(control) = &mut cx.server {
-            control.forget(self.key);
+            control.forget(KeyOwner::Incarnation(self.key));
         }
     }
 

@@ -95,6 +95,7 @@ impl Incarnation {
             readiness_pipe,
             notify_socket,
             key: _,
+            client: _,
             sockets: _,
         } = arrival;
         let streams = [

@@ -117,6 +117,7 @@ impl Incarnation {
                     self.input(LifecycleInput::Stop(StopRequest::StageDone), cx);
                 }
             }
+            LifecycleOutput::Kill if !self.spec.may_kill() => self.detach(cx),
             LifecycleOutput::Kill => {
                 self.is_being_stopped = true;
                 cx.sink.trace.kill(self.shared.id());
@@ -179,6 +180,17 @@ impl Incarnation {
         }
     }
 
+    /// Lets a process go that was started elsewhere and is not killed. Its connection is closed with the incarnation.
+    fn detach(&mut self, cx: &mut IncarnationContext<'_>) {
+        drop(self.process.child().with_pidfd(|pidfd| cx.reactor.poller.remove(pidfd)));
+        self.drain_control(cx);
+        let mut exit = self.exit(None, cx.reactor.clock.now());
+        if self.process.child().is_running() {
+            exit.status = ExitStatus::Detached;
+        }
+        self.finish(exit, cx);
+    }
+
     /// Ends this incarnation: supervision sends the last event, and the event loop removes the incarnation.
     fn finish(&mut self, exit: Exit, cx: &mut IncarnationContext<'_>) {
         self.is_over = true;
@@ -189,7 +201,9 @@ impl Incarnation {
         self.process.tree().release_cgroup();
         self.process.tree().release_thread();
         self.process.close_all();
-        cx.trees.worker_pids.remove(&self.process.child().pid().cast_signed());
+        if !self.spec.is_attached() {
+            cx.trees.worker_pids.remove(&self.process.child().pid().cast_signed());
+        }
         let exit = Arc::new(exit);
         if let Some(readiness_pipe) = &self.health.readiness_pipe {
             drop(cx.reactor.poller.remove(readiness_pipe));

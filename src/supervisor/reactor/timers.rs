@@ -96,12 +96,16 @@ pub(crate) enum Timer {
     RegistrationRetry,
     /// Checks whether queued starts wait for threads that hang in other starts.
     SpawnQueue,
+    /// No process was attached to the worker in time.
+    AttachTimeout(WorkerId),
     /// The worker has not connected to the control server in time.
     ControlConnectTimeout(Key),
     /// The control connection was closed, and the exit of the worker has not followed.
     DisconnectGrace(Key),
     /// A control connection has not completed its handshake in time.
     HandshakeTimeout(u64),
+    /// The first line of a control connection is examined again after a shortage.
+    HandshakeRetry(u64),
     /// The listener is registered again after a failed accept.
     AcceptBackoff,
     /// The guard is replaced after its backoff.

@@ -4,6 +4,7 @@
 //! The main thread is such a thread, and starts its workers itself: passing a start to another thread and waking up takes longer than the
 //! start. Starts of all other threads are done by a thread of the supervisor.
 
+mod attach;
 pub(crate) mod queue;
 mod started;
 mod streams;

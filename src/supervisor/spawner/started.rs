@@ -45,6 +45,7 @@ impl StartedProcess {
             messages,
             stdout,
             stderr,
+            client: None,
             sockets,
             readiness_pipe,
             notify_socket,

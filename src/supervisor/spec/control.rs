@@ -104,7 +104,7 @@ impl WorkerSpec {
     /// [`ConnectTimeout`](crate::events::DisconnectReason::ConnectTimeout). If the connection makes the worker ready, the timeout is at least
     /// that of [`Readiness`](crate::Readiness::timeout).
     pub fn control_connect_timeout(mut self, timeout: Duration) -> Self {
-        self.control_connect_timeout = timeout;
+        self.control_connect_timeout = Some(timeout);
         self
     }
 

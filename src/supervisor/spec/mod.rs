@@ -14,16 +14,19 @@ use crate::{
         watchdog::Watchdog,
     },
     supervisor::spec::{
-        control_source::{CONTROL_CONNECT_TIMEOUT, ControlSource},
+        control_source::ControlSource,
+        parent::{DeathSignal, StartedBy},
         readiness::{READINESS_PIPE, Readiness, Wanted},
     },
     sys::deferred_close::{DropInBackground, MayBlock},
     wire::framing::Framing,
 };
 use std::{ffi::OsString, os::fd::OwnedFd, path::PathBuf, process::Command, sync::Arc, time::Duration};
+pub(crate) mod attach;
 pub(crate) mod control;
 pub(crate) mod control_source;
 pub(crate) mod group;
+pub(crate) mod parent;
 pub(crate) mod readiness;
 pub(crate) mod readiness_call;
 pub(crate) mod survivors;
@@ -49,15 +52,6 @@ pub(crate) enum MessageSource {
     Pipe,
     Stdout,
     Stderr,
-}
-
-/// Which signal a worker gets when its parent dies.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum DeathSignal {
-    /// SIGKILL from a supervisor; none where a process is started by hand, since the signal comes when the *thread* ends.
-    Unset,
-    Never,
-    Signal(i32),
 }
 
 /// Describes how to start and supervise a worker. A spec holds no live resource, can be used any number of times, and is cheap to clone.
@@ -96,7 +90,8 @@ pub struct WorkerSpec {
     pub(crate) drain_timeout: Duration,
     pub(crate) stderr_tail: usize,
     pub(crate) control: ControlSource,
-    pub(crate) control_connect_timeout: Duration,
+    /// As requested: without it, each way of starting has a default of its own.
+    pub(crate) control_connect_timeout: Option<Duration>,
     pub(crate) control_window: usize,
     pub(crate) peer_user: Option<u32>,
     pub(crate) death_signal: DeathSignal,
@@ -112,6 +107,7 @@ pub struct WorkerSpec {
     pub(crate) watchdog: Option<Watchdog>,
     pub(crate) runtime_max: Option<Duration>,
     pub(crate) is_significant: bool,
+    pub(crate) started_by: StartedBy,
     pub(crate) cgroup_limits: Vec<CgroupLimit>,
     /// The members on which it depends, in a group.
     pub(crate) dependencies: Vec<(WorkerId, DependencyCondition)>,
@@ -165,7 +161,7 @@ impl WorkerSpec {
             drain_timeout: DRAIN_TIMEOUT,
             stderr_tail: STDERR_TAIL,
             control: ControlSource::Nowhere,
-            control_connect_timeout: CONTROL_CONNECT_TIMEOUT,
+            control_connect_timeout: None,
             control_window: CONTROL_WINDOW,
             peer_user: None,
             death_signal: DeathSignal::Unset,
@@ -179,6 +175,7 @@ impl WorkerSpec {
             watchdog: None,
             runtime_max: None,
             is_significant: false,
+            started_by: StartedBy::Supervisor,
             cgroup_limits: Vec::new(),
             dependencies: Vec::new(),
         }
@@ -314,15 +311,6 @@ impl WorkerSpec {
     #[doc(alias = "setsid")]
     pub fn process_group(mut self, group: ProcessGroup) -> Self {
         self.plan.group = group;
-        self
-    }
-
-    /// Sets the signal that the kernel sends to the worker when its parent dies; `None` for none. SIGKILL by default under a
-    /// supervisor, none by default for [`spawn_unsupervised`](Self::spawn_unsupervised): the kernel sends it when the spawning *thread*
-    /// exits.
-    #[doc(alias = "PR_SET_PDEATHSIG")]
-    pub fn parent_death_signal(mut self, signal: Option<i32>) -> Self {
-        self.death_signal = signal.map_or(DeathSignal::Never, DeathSignal::Signal);
         self
     }
 

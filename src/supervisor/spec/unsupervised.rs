@@ -8,7 +8,11 @@ use crate::{
         spawn::{launch, prepare},
     },
     policy::survivors::SurvivorPolicy,
-    supervisor::spec::{DeathSignal, WorkerSpec, control_source::ControlSource},
+    supervisor::spec::{
+        WorkerSpec,
+        control_source::{CONTROL_CONNECT_TIMEOUT, ControlSource},
+        parent::DeathSignal,
+    },
 };
 use std::time::Duration;
 
@@ -44,7 +48,16 @@ impl WorkerSpec {
 
     pub(crate) fn time_to_connect(&self) -> Duration {
         let to_be_ready = self.ready.as_ref().filter(|ready| ready.needs_connection()).map(|ready| ready.timeout);
-        self.control_connect_timeout.max(to_be_ready.unwrap_or_default())
+        self.control_connect_timeout.unwrap_or(CONTROL_CONNECT_TIMEOUT).max(to_be_ready.unwrap_or_default())
+    }
+
+    /// Sets the signal that the kernel sends to the worker when its parent dies; `None` for none. SIGKILL by default under a
+    /// supervisor, none by default for [`spawn_unsupervised`](Self::spawn_unsupervised): the kernel sends it when the spawning *thread*
+    /// exits.
+    #[doc(alias = "PR_SET_PDEATHSIG")]
+    pub fn parent_death_signal(mut self, signal: Option<i32>) -> Self {
+        self.death_signal = signal.map_or(DeathSignal::Never, DeathSignal::Signal);
+        self
     }
 
     /// The parent-death signal, or `unset` if the spec does not set it.

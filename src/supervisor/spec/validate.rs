@@ -3,7 +3,9 @@
 use crate::{
     launch::{error::SpecError, plan::Program, stdio::OutputMode},
     policy::{conflict::Conflict, survivors::SurvivorPolicy, watchdog::LivenessSource},
-    supervisor::spec::{DeathSignal, MessageSource, WorkerSpec, control_source::ControlSource, readiness::Wanted},
+    supervisor::spec::{
+        MessageSource, WorkerSpec, control_source::ControlSource, parent::DeathSignal, readiness::Wanted,
+    },
 };
 
 fn refused(conflict: Conflict) -> SpecError {

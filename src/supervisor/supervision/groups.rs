@@ -362,7 +362,11 @@ impl Supervision {
                 record.answer_first_start();
                 cx.reactor.set_timer_after(HANG_TIME, Timer::SpawnTimeout(worker));
             }
-            WorkerPhase::Spawning | WorkerPhase::Backoff(_) | WorkerPhase::Blocked | WorkerPhase::Stopped => {
+            WorkerPhase::Spawning
+            | WorkerPhase::Attaching
+            | WorkerPhase::Backoff(_)
+            | WorkerPhase::Blocked
+            | WorkerPhase::Stopped => {
                 record.answer_first_start();
                 record.phase = WorkerPhase::Stopped;
                 self.handle_group_input(

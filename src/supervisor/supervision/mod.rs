@@ -1,5 +1,6 @@
 //! Workers and groups across incarnations: restarts, dependencies and shutdown.
 
+pub(crate) mod attach;
 pub(crate) mod groups;
 pub(crate) mod membership;
 pub(crate) mod restart;
@@ -18,6 +19,7 @@ use crate::{
         lifecycle::StopRequest,
     },
     supervisor::{
+        control::server::ControlServer,
         events::sink::EventSink,
         process_trees::ProcessTrees,
         reactor::{Reactor, arena::Key},
@@ -45,6 +47,7 @@ pub(crate) struct SupervisionContext<'a> {
     pub(crate) shutdown: &'a Shutdown,
     /// Requests to stop incarnations, which the event loop passes on.
     pub(crate) stops: &'a mut VecDeque<StopOrder>,
+    pub(crate) server: &'a mut Option<ControlServer>,
 }
 
 /// A request to stop an incarnation.

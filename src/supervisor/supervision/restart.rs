@@ -12,6 +12,7 @@ use crate::{
     supervisor::{
         clock::now,
         commands::Action,
+        control::server::KeyOwner,
         events::{
             event::{Event, EventKind},
             warning::Warning,
@@ -68,7 +69,8 @@ impl Supervision {
             return self.request_member(worker, action, cx);
         }
         match action {
-            Action::Restart if record.desired == DesiredState::Stop => return,
+            // What has started it can start it again.
+            Action::Restart if record.desired == DesiredState::Stop || record.spec.is_attached() => return,
             Action::Restart => record.desired = DesiredState::Restart,
             Action::Stop | Action::StopWithin(_) => record.desired = DesiredState::Stop,
         }
@@ -85,7 +87,10 @@ impl Supervision {
                 record.desired = DesiredState::Run;
                 self.start_again(worker, cx);
             }
-            (WorkerPhase::Backoff(_) | WorkerPhase::Blocked, Action::Stop | Action::StopWithin(_)) => {
+            (
+                WorkerPhase::Backoff(_) | WorkerPhase::Blocked | WorkerPhase::Attaching,
+                Action::Stop | Action::StopWithin(_),
+            ) => {
                 self.end(worker, cx);
             }
             // The pending start is the requested restart.
@@ -98,7 +103,8 @@ impl Supervision {
                     cx.reactor.set_timer_after(HANG_TIME, Timer::SpawnTimeout(worker));
                 }
             }
-            (WorkerPhase::Stopped, Action::Restart | Action::Stop | Action::StopWithin(_)) => {}
+            (WorkerPhase::Stopped, Action::Restart | Action::Stop | Action::StopWithin(_))
+            | (WorkerPhase::Attaching, Action::Restart) => {}
         }
     }
 
@@ -253,6 +259,7 @@ impl Supervision {
                 | WorkerPhase::Running(_)
                 | WorkerPhase::Blocked
                 | WorkerPhase::Spawning
+                | WorkerPhase::Attaching
                 | WorkerPhase::Stopped => {}
             }
         }
@@ -277,6 +284,12 @@ impl Supervision {
     pub(crate) fn end(&mut self, worker: WorkerId, cx: &mut SupervisionContext<'_>) {
         let Some(mut record) = self.workers.remove(&worker) else { return };
         cx.reactor.timers.cancel(Timer::Restart(worker));
+        if record.phase == WorkerPhase::Attaching {
+            cx.reactor.timers.cancel(Timer::AttachTimeout(worker));
+            if let Some(server) = cx.server {
+                server.forget(KeyOwner::Attached(worker));
+            }
+        }
         record.publish_end(AfterExit::Finished, cx.sink);
         cx.sink.trace.remove_worker(worker);
     }

@@ -45,6 +45,8 @@ pub(crate) enum WorkerPhase {
     Blocked,
     /// The spawner starts it.
     Spawning,
+    /// Waits for a process that is started elsewhere.
+    Attaching,
     /// A member that its group does not run at present.
     Stopped,
 }
@@ -185,7 +187,11 @@ impl WorkerRecord {
     pub(crate) fn key(&self) -> Option<Key> {
         match self.phase {
             WorkerPhase::Running(key) => Some(key),
-            WorkerPhase::Backoff(_) | WorkerPhase::Blocked | WorkerPhase::Spawning | WorkerPhase::Stopped => None,
+            WorkerPhase::Backoff(_)
+            | WorkerPhase::Blocked
+            | WorkerPhase::Spawning
+            | WorkerPhase::Attaching
+            | WorkerPhase::Stopped => None,
         }
     }
 

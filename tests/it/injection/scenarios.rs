@@ -3,7 +3,7 @@
 use super::{injector, run::Run};
 use crate::support::{FIXTURE, Way, becomes_true};
 use pipewright::{
-    Backoff, DependencyCondition, Framing, OutputMode, Pass, Readiness, Restart, RestartPolicy, StdinMode,
+    Backoff, DependencyCondition, ExitStatus, Framing, OutputMode, Pass, Readiness, Restart, RestartPolicy, StdinMode,
     StdioProtocol, StopPolicy, StopStep, Strategy, Supervisor, TerminalSize, WorkerSpec,
     limits::{CgroupLimit, IoPriority, ResourceLimit},
     pipe::{
@@ -29,6 +29,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     ("output", output),
     ("control", control),
     ("stdio", stdio),
+    ("attach", attach),
     ("restart", restart),
     ("stop", stop),
     ("tree", tree),
@@ -48,6 +49,25 @@ fn shell(script: &str) -> WorkerSpec {
 
 fn serving() -> WorkerSpec {
     WorkerSpec::new(FIXTURE).arg("serve").control(Pass::arg("--control={}")).stderr(OutputMode::Lines)
+}
+
+fn attach(run: &Run) {
+    let host = run.host();
+    let spec = WorkerSpec::new("plugin").control(Pass::env("PIPEWRIGHT_CONTROL"));
+    let attachment = run.must("attach", || host.supervisor.attach(spec.clone()));
+    let mut process = run.aside(|| {
+        let (name, value) = attachment.variable();
+        WorkerSpec::new(FIXTURE).arg("serve").env(name, value).spawn_unsupervised().unwrap()
+    });
+    let worker = attachment.into_worker();
+    let sum = run.must("call", || worker.call::<_, i64>("add", &[2, 40], SOON));
+    run.check(sum == 42, || format!("the sum is {sum}"));
+    worker.stop();
+    let exit = run.aside(|| process.wait_timeout(SOON).unwrap().cloned());
+    run.check(exit.as_ref().is_some_and(pipewright::Exit::success), || format!("it was stopped: {exit:?}"));
+    let exit = host.exit(&worker);
+    let is_known = matches!(exit.status, ExitStatus::Code(0) | ExitStatus::Unknown);
+    run.check(is_known, || format!("its exit was seen: {exit}"));
 }
 
 /// All settings that are applied between clone and exec.
