@@ -3,6 +3,7 @@
 use std::{
     ffi::{OsStr, OsString},
     os::unix::ffi::{OsStrExt, OsStringExt},
+    path::Path,
 };
 
 #[derive(Debug, PartialEq)]
@@ -100,7 +101,7 @@ pub(crate) fn output(arguments: &[OsString]) -> Option<&OsStr> {
 }
 
 /// Options that name the dependency file, as the next word or attached.
-const DEPENDENCY_FILES: [&str; 4] = ["-MF", "-MJ", "-Wp,-MD,", "-Wp,-MMD,"];
+const DEPENDENCY_FILES: [&str; 3] = ["-MF", "-Wp,-MD,", "-Wp,-MMD,"];
 
 fn find_dependency_files(arguments: &[OsString]) -> Vec<FoundOption> {
     let mut found = Vec::new();
@@ -147,15 +148,42 @@ pub(crate) fn add_options(arguments: &mut Vec<OsString>, options: impl IntoItera
     drop(arguments.splice(end..end, options));
 }
 
-/// Whether the program, possibly after a wrapper such as ccache, has the name of a GCC compiler: `x86_64-linux-gnu-gcc-12`.
-pub(crate) fn is_gcc(arguments: &[OsString]) -> bool {
+/// The dependency file of a command.
+#[derive(Debug, PartialEq)]
+pub(crate) enum Depfile {
+    /// The command writes it by itself.
+    Own(OsString),
+    /// It is written if these options are added.
+    Added { path: OsString, options: [OsString; 3] },
+}
+
+/// The dependency file of a command whose output is `output`; `None` for other tools than GCC and Clang, and for linking.
+pub(crate) fn depfile(arguments: &[OsString], output: &OsStr) -> Option<Depfile> {
+    if let Some(named) = dependency_files(arguments).last() {
+        return Some(Depfile::Own((*named).to_owned()));
+    }
+    let has = |options: &[&str]| arguments.iter().any(|word| options.iter().any(|option| *option == word));
+    if !is_gcc_or_clang(arguments) || !has(&["-c", "-S"]) {
+        return None;
+    }
+    if has(&["-MD", "-MMD"]) {
+        return Some(Depfile::Own(Path::new(output).with_extension("d").into()));
+    }
+    let mut path = output.to_owned();
+    path.push(".d");
+    Some(Depfile::Added { options: ["-MD".into(), "-MF".into(), path.clone()], path })
+}
+
+/// Whether the program, possibly after a wrapper such as ccache, has the name of a GCC compiler or of Clang:
+/// `x86_64-linux-gnu-gcc-12`.
+fn is_gcc_or_clang(arguments: &[OsString]) -> bool {
     let named = |word: Option<&OsString>, stems: &[&str]| {
         let name = word.map(|word| word.as_bytes().rsplit(|byte| *byte == b'/').next().unwrap_or_default());
         let name = String::from_utf8_lossy(name.unwrap_or_default()).into_owned();
         let stem = name.trim_end_matches(|char: char| char.is_ascii_digit() || matches!(char, '.' | '-'));
         stems.iter().any(|known| stem.strip_suffix(known).is_some_and(|rest| rest.is_empty() || rest.ends_with('-')))
     };
-    let compilers = ["gcc", "g++", "cc", "c++", "gfortran"];
+    let compilers = ["gcc", "g++", "cc", "c++", "clang", "clang++"];
     let is_wrapped = named(arguments.first(), &["ccache", "sccache", "distcc", "icecc"]);
     named(arguments.get(usize::from(is_wrapped)), &compilers)
 }
@@ -220,12 +248,25 @@ mod tests {
     }
 
     #[test]
-    fn gcc_compilers_are_recognized_by_name() {
-        for line in ["gcc", "/usr/bin/x86_64-linux-gnu-g++-12", "ccache cc", "c++", "/opt/gcc-12.2/bin/gcc-12.2"] {
-            assert!(is_gcc(&words(line)), "{line}");
+    fn depfile_is_that_of_the_command_or_added() {
+        let own = |path: &str| Some(Depfile::Own(path.into()));
+        let added = Some(Depfile::Added { path: "a.o.d".into(), options: ["-MD", "-MF", "a.o.d"].map(OsString::from) });
+        for line in
+            ["gcc", "/usr/bin/x86_64-linux-gnu-g++-12", "ccache cc", "c++", "/opt/gcc-12.2/bin/gcc-12.2", "clang"]
+        {
+            assert_eq!(depfile(&words(&format!("{line} -c a.c")), OsStr::new("a.o")), added, "{line}");
         }
-        for line in ["clang", "nasm", "rustc", "as", "nvcc", "/bin/sh -c gcc", "ccache clang", "tcc"] {
-            assert!(!is_gcc(&words(line)), "{line}");
+        for line in ["nasm", "rustc", "as", "nvcc", "/bin/sh -c gcc", "ccache rustc", "tcc", "gcc a.o -o"] {
+            assert_eq!(
+                depfile(&words(&format!("{line} -o a.o").replace(" -o -o", " -o")), OsStr::new("a.o")),
+                None,
+                "{line}"
+            );
+        }
+        for (line, path) in
+            [("gcc -MD -c a.c", "b/a.d"), ("tcc -MD -MF x.d -c a.c", "x.d"), ("gcc -Wp,-MD,y.d -c a.c", "y.d")]
+        {
+            assert_eq!(depfile(&words(line), OsStr::new("b/a.o")), own(path), "{line}");
         }
     }
 }

@@ -4,11 +4,11 @@
 
 use super::command::{self, Command};
 use serde::{
-    Deserialize, Deserializer, Serialize,
+    Deserialize, Deserializer,
     de::{self, Visitor},
 };
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     error::Error,
     ffi::{OsStr, OsString},
     fmt, fs,
@@ -16,8 +16,8 @@ use std::{
     path::{Component, Path, PathBuf},
 };
 
-/// One compilation. Strings are `OsString`, whose JSON form preserves bytes that are not UTF-8.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+/// One compilation.
+#[derive(Debug, Clone)]
 pub(crate) struct Entry {
     /// Absolute.
     pub(crate) directory: OsString,
@@ -31,16 +31,10 @@ pub(crate) struct Entry {
     pub(crate) input: OsString,
 }
 
-impl Entry {
-    /// Whether this entry must wait for `other`, which precedes it in the database: both write the same file, or `other` writes the
-    /// input of this one.
-    pub(crate) fn waits_for(&self, other: &Self) -> bool {
-        other.output.as_ref().is_some_and(|written| *written == self.input || self.output.as_ref() == Some(written))
-    }
-}
-
 #[derive(Debug)]
 pub(crate) struct Database {
+    /// Where the build log is.
+    pub(crate) directory: PathBuf,
     pub(crate) entries: Vec<Entry>,
     pub(crate) invalid: Vec<InvalidEntry>,
 }
@@ -125,28 +119,40 @@ impl Database {
             return Err("no entries".into());
         }
         let (mut entries, mut invalid) = (Vec::new(), Vec::new());
+        let mut directories = HashMap::new();
         for (index, raw) in raw.into_iter().enumerate() {
             let name =
                 |text: &Option<Text>| text.as_ref().map(|Text(text)| text.clone()).filter(|text| !text.is_empty());
             let name = name(&raw.file).or_else(|| name(&raw.output)).unwrap_or_else(|| "no file".into());
-            match Entry::of(raw, folder, out.is_some()) {
+            match Entry::of(raw, folder, out.is_some(), &mut directories) {
                 Ok(entry) => entries.push(entry),
                 Err(reason) => invalid.push(InvalidEntry { number: index + 1, name, reason }),
             }
         }
-        if let Some(out) = out {
-            redirect(&mut entries, &std::path::absolute(out)?);
+        let directory = std::path::absolute(out.unwrap_or(folder))?;
+        if out.is_some() {
+            redirect(&mut entries, &directory);
         }
-        Ok(Self { entries, invalid })
+        Ok(Self { directory, entries, invalid })
     }
 }
 
 impl Entry {
-    fn of(raw: RawEntry, folder: &Path, is_redirected: bool) -> Result<Self, String> {
+    /// `directories` remembers which directories exist.
+    fn of(
+        raw: RawEntry,
+        folder: &Path,
+        is_redirected: bool,
+        directories: &mut HashMap<PathBuf, bool>,
+    ) -> Result<Self, String> {
         let RawEntry { directory, file, arguments, command, output } = raw;
         let Text(directory) = directory.ok_or("missing `directory`")?;
         let directory = folder.join(directory);
-        if !directory.is_dir() {
+        let exists = match directories.get(&directory) {
+            Some(exists) => *exists,
+            None => *directories.entry(directory.clone()).or_insert(directory.is_dir()),
+        };
+        if !exists {
             return Err(format!("no such directory: {}", directory.display()));
         }
         let command = match (arguments, command) {
@@ -262,7 +268,7 @@ mod tests {
     }
 
     fn entries(text: &str, out: Option<&str>) -> Vec<Entry> {
-        let Database { entries, invalid } = load(text.as_bytes(), out);
+        let Database { entries, invalid, .. } = load(text.as_bytes(), out);
         assert!(invalid.is_empty(), "{invalid:?}");
         entries
     }
@@ -303,29 +309,13 @@ mod tests {
     }
 
     #[test]
-    fn entry_waits_for_producer_and_for_same_output() {
-        let entries = entries(
-            r#"[{"directory":"/tmp","file":"a.c","command":"cc -DV=1 -c a.c -o a.o"},
-                {"directory":"/tmp","file":"a.c","command":"cc -DV=2 -c a.c -o ./a.o"},
-                {"directory":"/tmp","file":"a.o","command":"cc a.o -o a"},
-                {"directory":"/tmp","file":"b.c","command":"cc b.c -o b.o"}]"#,
-            None,
-        );
-        let waits = |later: usize, earlier: usize| entries[later].waits_for(&entries[earlier]);
-        assert!(waits(1, 0) && waits(2, 0) && waits(2, 1));
-        assert!(!waits(3, 0) && !waits(3, 2));
-    }
-
-    #[test]
     fn file_names_need_not_be_utf8() {
         let text =
             b"[{\"directory\":\"/tmp\",\"file\":\"\xe9.c\",\"command\":\"cc -c \xe9.c -o \xe9.o\",\"x\":\"\xe9\"}]";
-        let Database { entries, invalid } = load(text, None);
+        let Database { entries, invalid, .. } = load(text, None);
         assert!(invalid.is_empty(), "{invalid:?}");
-        let json = serde_json::to_vec(&entries[0]).unwrap();
-        let entry: Entry = serde_json::from_slice(&json).unwrap();
-        assert_eq!(entry.output.unwrap().as_bytes(), b"/tmp/\xe9.o");
-        assert_eq!(entry.arguments[2].as_bytes(), b"\xe9.c");
+        assert_eq!(entries[0].output.as_ref().unwrap().as_bytes(), b"/tmp/\xe9.o");
+        assert_eq!(entries[0].arguments[2].as_bytes(), b"\xe9.c");
     }
 
     #[test]
@@ -367,7 +357,7 @@ mod tests {
             (r#"{"directory":"/","file":"a.c","command":"cc\n'a"}"#, "entry 1 (a.c): open quote in command"),
             (r#"{"directory":"/no/such","file":"a.c","command":"cc"}"#, "entry 1 (a.c): no such directory: /no/such"),
         ] {
-            let Database { entries, invalid } = load(format!("[{text},{GOOD}]").as_bytes(), None);
+            let Database { entries, invalid, .. } = load(format!("[{text},{GOOD}]").as_bytes(), None);
             assert_eq!((entries.len(), invalid.len()), (1, 1), "{text}");
             let line = invalid[0].to_string();
             assert!(line.starts_with(expected) && !line.contains('\n'), "{text}: {line}");

@@ -1,151 +1,209 @@
-//! Output for the user: a progress bar or plain lines, diagnostics grouped by file, and a summary.
+//! Output for the user: a progress bar or plain lines, the output of each step in one piece, and a summary.
 
-use crate::{
-    compile::Finished,
-    database::Entry,
-    diagnostics::{Diagnostic, Severity},
-    output,
-};
+use crate::{diagnostics, output, plan::Step};
 use indicatif::{ProgressBar, ProgressStyle};
 use pipewright::{Exit, WorkerId};
 use std::{
-    collections::VecDeque,
+    collections::HashMap,
     ffi::OsString,
     io::{self, IsTerminal},
-    time::Instant,
+    time::{Duration, Instant},
 };
+
+/// How much output of one step is kept while that of another step is printed.
+const QUEUED_BYTES_MAX: usize = 8 << 20;
+
+/// Result of a step.
+pub(crate) struct Finished {
+    pub(crate) exit: String,
+    pub(crate) is_success: bool,
+    pub(crate) wall: Duration,
+    pub(crate) cpu: Duration,
+    pub(crate) peak_bytes: u64,
+}
+
+impl Finished {
+    /// The usage includes the compiler's own children: GCC's `cc` runs `cc1` and `as`.
+    pub(crate) fn of(exit: &Exit) -> Self {
+        let usage = exit.usage.unwrap_or_default();
+        Self {
+            exit: exit.to_string(),
+            is_success: exit.success(),
+            wall: exit.duration,
+            cpu: usage.user + usage.system,
+            peak_bytes: usage.max_rss_bytes,
+        }
+    }
+}
 
 pub(crate) struct Report {
     bar: Option<ProgressBar>,
     started: Instant,
-    total: usize,
-    compiled: usize,
-    failed: usize,
-    invalid: usize,
-    warnings: usize,
+    counts: Counts,
+    is_verbose: bool,
     times: Vec<(OsString, Finished)>,
     queue: OutputQueue,
 }
 
-/// Groups diagnostics by worker: the output of one worker is printed at once until it has finished, and that of the others is
-/// queued.
+/// Numbers of steps.
+#[derive(Debug, Default)]
+pub(crate) struct Counts {
+    /// That have to run.
+    pub(crate) needed: usize,
+    pub(crate) up_to_date: usize,
+    /// Invalid entries of the database.
+    pub(crate) invalid: usize,
+    pub(crate) built: usize,
+    pub(crate) failed: usize,
+    /// Lines of output.
+    pub(crate) warnings: usize,
+}
+
+/// Keeps the outputs of steps apart: that of one step is printed at once until it has finished, and that of the others is queued.
 #[derive(Default)]
 struct OutputQueue {
     current: Option<WorkerId>,
-    /// Texts of the other workers, and whether each has finished.
-    waiting: VecDeque<(WorkerId, Vec<String>, bool)>,
+    streams: HashMap<WorkerId, Stream>,
+    /// In the order of their first output.
+    order: Vec<WorkerId>,
+}
+
+#[derive(Default)]
+struct Stream {
+    /// An unfinished line.
+    partial: Vec<u8>,
+    lines: Vec<String>,
+    bytes: usize,
+    left_out: usize,
+    is_finished: bool,
 }
 
 impl OutputQueue {
-    /// Returns the text if it can be printed now; queues it otherwise.
-    fn push(&mut self, worker: WorkerId, text: String) -> Option<String> {
-        if *self.current.get_or_insert(worker) == worker {
-            return Some(text);
+    /// Adds output of a step. Returns the lines that can be printed now.
+    fn push(&mut self, worker: WorkerId, bytes: &[u8]) -> Vec<String> {
+        let stream = self.streams.entry(worker).or_insert_with(|| {
+            self.order.push(worker);
+            Stream::default()
+        });
+        stream.partial.extend_from_slice(bytes);
+        if let Some(end) = memchr::memrchr(b'\n', &stream.partial) {
+            let rest = stream.partial.split_off(end + 1);
+            let text = std::mem::replace(&mut stream.partial, rest);
+            stream.add(&text);
         }
-        match self.waiting.iter_mut().find(|(other, ..)| *other == worker) {
-            Some((_, texts, _)) => texts.push(text),
-            None => self.waiting.push_back((worker, vec![text], false)),
-        }
-        None
+        if *self.current.get_or_insert(worker) == worker { stream.take() } else { Vec::new() }
     }
 
-    /// Marks the worker as finished; returns the queued texts that can be printed now.
-    fn finish(&mut self, worker: WorkerId) -> Vec<String> {
-        if self.current != Some(worker) {
-            if let Some((.., is_finished)) = self.waiting.iter_mut().find(|(other, ..)| *other == worker) {
-                *is_finished = true;
-            }
-            return Vec::new();
+    /// Marks the step as finished. Returns the lines that can be printed now.
+    fn finish(&mut self, worker: WorkerId, last: &str) -> Vec<String> {
+        let mut lines = self.push(worker, b"");
+        if let Some(stream) = self.streams.get_mut(&worker) {
+            let partial = std::mem::take(&mut stream.partial);
+            stream.add(&partial);
+            stream.add(last.as_bytes());
+            stream.is_finished = true;
         }
-        self.current = None;
-        let mut printable = Vec::new();
-        while let Some((next, texts, is_finished)) = self.waiting.pop_front() {
-            printable.extend(texts);
-            if !is_finished {
-                self.current = Some(next);
+        while let Some(stream) = self.current.and_then(|current| self.streams.get_mut(&current)) {
+            lines.extend(stream.take());
+            if !stream.is_finished {
                 break;
             }
+            self.streams.retain(|id, _| Some(*id) != self.current);
+            self.order.retain(|id| Some(*id) != self.current);
+            self.current = self.order.first().copied();
         }
-        printable
+        lines
+    }
+}
+
+impl Stream {
+    fn add(&mut self, text: &[u8]) {
+        for line in String::from_utf8_lossy(text).lines() {
+            if self.bytes + line.len() > QUEUED_BYTES_MAX {
+                self.left_out += 1;
+            } else {
+                self.bytes += line.len();
+                self.lines.push(line.to_owned());
+            }
+        }
+    }
+
+    fn take(&mut self) -> Vec<String> {
+        let mut lines = std::mem::take(&mut self.lines);
+        self.bytes = 0;
+        if self.left_out > 0 {
+            lines.push(format!("({} more lines are left out)", std::mem::take(&mut self.left_out)));
+        }
+        lines
     }
 }
 
 impl Report {
-    /// `total` entries to compile, and `invalid` entries of the database.
-    pub(crate) fn new(total: usize, invalid: usize) -> Self {
-        let bar = io::stderr().is_terminal().then(|| {
+    pub(crate) fn new(counts: Counts, is_verbose: bool) -> Self {
+        let bar = (counts.needed > 0 && io::stderr().is_terminal()).then(|| {
             let style = ProgressStyle::with_template("{bar:30} {pos}/{len} {wide_msg}");
-            ProgressBar::new(total as u64).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+            let bar = ProgressBar::new(counts.needed as u64);
+            bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
         });
-        Self {
-            bar,
-            started: now(),
-            total,
-            compiled: 0,
-            failed: 0,
-            invalid,
-            warnings: 0,
-            times: Vec::new(),
-            queue: OutputQueue::default(),
-        }
+        Self { bar, started: now(), counts, is_verbose, times: Vec::new(), queue: OutputQueue::default() }
     }
 
     pub(crate) fn has_failures(&self) -> bool {
-        self.failed > 0
+        self.counts.failed > 0
     }
 
-    pub(crate) fn started(&self, entry: &Entry) {
+    pub(crate) fn started(&self, step: &Step) {
         if let Some(bar) = &self.bar {
-            bar.set_message(entry.file.display().to_string());
+            bar.set_message(step.name.display().to_string());
+        }
+        if self.is_verbose {
+            self.print(&step.command_line());
         }
     }
 
-    pub(crate) fn diagnostic(&mut self, worker: WorkerId, diagnostic: &Diagnostic) {
-        self.warnings += usize::from(diagnostic.severity == Severity::Warning);
-        self.note(worker, diagnostic.to_string());
+    pub(crate) fn output(&mut self, worker: WorkerId, bytes: &[u8]) {
+        let lines = self.queue.push(worker, bytes);
+        self.print_output(lines);
     }
 
-    /// Prints other text of a worker.
-    pub(crate) fn note(&mut self, worker: WorkerId, text: String) {
-        if let Some(text) = self.queue.push(worker, text) {
-            self.print(&text);
+    pub(crate) fn finished(&mut self, worker: WorkerId, step: &Step, finished: Finished) {
+        let program = step.arguments.first().map_or_else(String::new, |program| program.display().to_string());
+        let failure = || format!("error: {}: {program}: {}", step.name.display(), finished.exit);
+        let last = if finished.is_success { String::new() } else { failure() };
+        let lines = self.queue.finish(worker, &last);
+        self.print_output(lines);
+        self.count(step, finished.is_success);
+        self.times.push((step.name.clone(), finished));
+    }
+
+    /// A step that could not be started.
+    pub(crate) fn not_started(&mut self, step: &Step, why: &str) {
+        self.print(&format!("error: {}: {why}", step.name.display()));
+        self.count(step, false);
+    }
+
+    pub(crate) fn warn(&self, text: &str) {
+        let print = || output::print_error(&text);
+        self.bar.as_ref().map_or_else(print, |bar| bar.suspend(print));
+    }
+
+    fn print_output(&mut self, lines: Vec<String>) {
+        for line in lines {
+            self.counts.warnings += usize::from(diagnostics::is_warning(&line));
+            self.print(&line);
         }
     }
 
-    pub(crate) fn finished(&mut self, worker: WorkerId, entry: &Entry, finished: Finished) {
-        self.print_queued(worker);
-        self.count(entry, finished.compiled);
-        self.times.push((entry.file.clone(), finished));
-    }
-
-    /// A worker that exited without `Finished`: it was killed, or it crashed.
-    pub(crate) fn lost(&mut self, worker: WorkerId, entry: &Entry, exit: &Exit) {
-        self.note(worker, format!("{}: worker terminated: {exit}", entry.file.display()));
-        self.print_queued(worker);
-        self.count(entry, false);
-    }
-
-    /// A worker that could not be started.
-    pub(crate) fn not_started(&mut self, entry: &Entry, why: &str) {
-        self.print(&format!("{}: {why}", entry.file.display()));
-        self.count(entry, false);
-    }
-
-    fn print_queued(&mut self, worker: WorkerId) {
-        for text in self.queue.finish(worker) {
-            self.print(&text);
-        }
-    }
-
-    fn count(&mut self, entry: &Entry, is_compiled: bool) {
-        *(if is_compiled { &mut self.compiled } else { &mut self.failed }) += 1;
-        let how = if is_compiled { "" } else { ": failed" };
-        let line = format!("[{}/{}] {}{how}", self.compiled + self.failed, self.total, entry.file.display());
+    fn count(&mut self, step: &Step, is_built: bool) {
+        let Counts { built, failed, needed, .. } = &mut self.counts;
+        *(if is_built { &mut *built } else { &mut *failed }) += 1;
+        let how = if is_built { "" } else { ": failed" };
+        let line = format!("[{}/{needed}] {}{how}", *built + *failed, step.name.display());
         match &self.bar {
             Some(bar) => {
                 bar.inc(1);
                 // The bar shows the successful ones.
-                if !is_compiled {
+                if !is_built {
                     bar.println(line);
                 }
             }
@@ -160,24 +218,25 @@ impl Report {
         }
     }
 
-    /// Prints the summary. Returns whether every entry was compiled.
+    /// Prints the summary. Returns whether everything is built.
     pub(crate) fn close(mut self) -> bool {
         if let Some(bar) = self.bar.take() {
             bar.finish_and_clear();
         }
         let seconds = now().saturating_duration_since(self.started).as_secs_f64();
-        let Self { compiled, failed, invalid, warnings, total, .. } = self;
-        if compiled + failed < total {
-            self.print(&format!("{} not compiled", total - compiled - failed));
+        let Counts { needed, up_to_date, invalid, built, failed, warnings } = self.counts;
+        if built + failed < needed {
+            self.print(&format!("{} not built", needed - built - failed));
         }
-        let failed = failed + invalid;
-        self.print(&format!("{compiled} compiled, {failed} failed, {warnings} warnings in {seconds:.2} s"));
+        let up_to_date = if up_to_date > 0 { format!(" {up_to_date} up to date,") } else { String::new() };
+        let all_failed = failed + invalid;
+        self.print(&format!("{built} built,{up_to_date} {all_failed} failed, {warnings} warnings in {seconds:.2} s"));
         self.times.sort_by_key(|(_, finished)| std::cmp::Reverse(finished.wall));
-        for (file, Finished { wall, cpu, peak_bytes, .. }) in self.times.iter().take(5) {
+        for (name, Finished { wall, cpu, peak_bytes, .. }) in self.times.iter().take(5) {
             let (wall, cpu, mib) = (wall.as_secs_f64(), cpu.as_secs_f64(), peak_bytes >> 20);
-            self.print(&format!("  {wall:>7.3} s wall  {cpu:>7.3} s cpu  {mib:>5} MiB  {}", file.display()));
+            self.print(&format!("  {wall:>7.3} s wall  {cpu:>7.3} s cpu  {mib:>5} MiB  {}", name.display()));
         }
-        compiled == total && invalid == 0
+        built == needed && invalid == 0
     }
 }
 

@@ -1,0 +1,110 @@
+//! The command line.
+
+use std::{
+    error::Error,
+    ffi::{OsStr, OsString},
+    os::unix::ffi::OsStrExt,
+    path::PathBuf,
+    thread,
+};
+
+pub(crate) const HELP: &str = "\
+usage: fanout [OPTIONS] [compile_commands.json]
+
+Runs the commands of a compilation database in parallel, those that took longest in the last run first. A command whose source file,
+headers and command line are as in the last run is not run again. Without a database it builds the C project in examples/c-project.
+
+options:
+  -j, --jobs N         run at most N commands at once (default: the number of processors)
+  -k, --keep-going     after a failure, go on with what does not depend on it
+  -B, --always-make    run all commands, also those that are up to date
+      --out DIR        write the objects below DIR instead of where the database says
+      --then RULE      after the database, run `TARGET: COMMAND` or `COMMAND` in a shell, if an object has changed or TARGET is
+                       missing; {out} is TARGET, {objects} are the objects; several rules run in their order
+      --no-depfiles    do not add -MD -MF to commands of GCC and Clang, whose headers are then unknown: they always run
+  -v, --verbose        print each command when it starts
+  -h, --help           print this text
+
+exit codes:
+  0    everything is built
+  1    a command failed, or could not be started
+  2    the command line or the database is invalid, or another fanout uses the same build log
+  130  interrupted by Ctrl-C (SIGINT); no compiler is left running
+  143  terminated by SIGTERM; no compiler is left running
+
+The build log is the file .fanout_log in DIR, or beside the database.";
+
+const HINT: &str = "fanout --help lists the options";
+
+#[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "one field for each option")]
+pub(crate) struct Options {
+    pub(crate) database: Option<PathBuf>,
+    pub(crate) out: Option<PathBuf>,
+    pub(crate) jobs: usize,
+    pub(crate) rules: Vec<OsString>,
+    pub(crate) keep_going: bool,
+    pub(crate) always: bool,
+    pub(crate) no_depfiles: bool,
+    pub(crate) verbose: bool,
+}
+
+impl Options {
+    /// `None` if the help is asked for.
+    pub(crate) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Option<Self>, Box<dyn Error>> {
+        let mut options = Self {
+            database: None,
+            out: None,
+            jobs: thread::available_parallelism().map_or(1, usize::from),
+            rules: Vec::new(),
+            keep_going: false,
+            always: false,
+            no_depfiles: false,
+            verbose: false,
+        };
+        let mut arguments = arguments.into_iter();
+        while let Some(argument) = arguments.next() {
+            let (name, mut attached) = split(&argument);
+            let mut value = || {
+                let next = attached.take().or_else(|| arguments.next());
+                next.ok_or_else(|| format!("{} needs a value; {HINT}", name.display()))
+            };
+            match name.as_bytes() {
+                b"--jobs" | b"-j" => options.jobs = positive("--jobs", &value()?)?,
+                b"--out" => options.out = Some(value()?.into()),
+                b"--then" => options.rules.push(value()?),
+                b"--keep-going" | b"-k" => options.keep_going = true,
+                b"--always-make" | b"-B" => options.always = true,
+                b"--no-depfiles" => options.no_depfiles = true,
+                b"--verbose" | b"-v" => options.verbose = true,
+                b"--help" | b"-h" => return Ok(None),
+                [b'-', _, ..] => return Err(format!("unknown option {}; {HINT}", argument.display()).into()),
+                _ if options.database.is_some() => return Err(format!("more than one database; {HINT}").into()),
+                _ => options.database = Some(argument.clone().into()),
+            }
+            if attached.is_some() {
+                return Err(format!("{} has no value; {HINT}", name.display()).into());
+            }
+        }
+        Ok(Some(options))
+    }
+}
+
+/// Splits `--name=value` and `-jN`.
+fn split(argument: &OsStr) -> (&OsStr, Option<OsString>) {
+    let bytes = argument.as_bytes();
+    let at = match bytes {
+        [b'-', b'-', ..] => bytes.iter().position(|byte| *byte == b'=').map(|at| (at, at + 1)),
+        [b'-', b'j', _, ..] => Some((2, 2)),
+        _ => None,
+    };
+    match at.and_then(|(end, start)| Some((bytes.get(..end)?, bytes.get(start..)?))) {
+        Some((name, value)) => (OsStr::from_bytes(name), Some(OsStr::from_bytes(value).to_owned())),
+        None => (argument, None),
+    }
+}
+
+fn positive(option: &str, text: &OsStr) -> Result<usize, Box<dyn Error>> {
+    let number = text.to_str().and_then(|text| text.parse().ok()).filter(|&number: &usize| number > 0);
+    number.ok_or_else(|| format!("invalid {option} {}: not a positive number", text.display()).into())
+}
