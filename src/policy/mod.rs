@@ -17,6 +17,7 @@ pub(crate) mod readiness_call;
 pub(crate) mod receipts;
 pub(crate) mod restart;
 pub(crate) mod restart_history;
+pub(crate) mod schedule;
 pub(crate) mod stop;
 pub(crate) mod survivors;
 pub(crate) mod watchdog;

@@ -4,7 +4,10 @@ use crate::{
     ids::{GroupId, WorkerId},
     launch::{descriptors::ParentSockets, error::SpawnError},
     pipe::anonymous::ends::PipeReader,
-    policy::readiness_call::ReadinessAnswer,
+    policy::{
+        readiness_call::ReadinessAnswer,
+        schedule::task::{QueueId, TaskOutput},
+    },
     supervisor::{
         containment::{guard::GuardReport, inspector::request::ScanResult},
         control::{
@@ -21,6 +24,7 @@ use crate::{
             SharedWorker,
             group::{GroupStatus, SharedGroup},
             handlers::{HandlerQueue, HandlerScope},
+            job::ScheduledJob,
             notify_socket::NotifySocket,
             process::WorkerProcess,
             status::SupervisorStatus,
@@ -30,6 +34,7 @@ use crate::{
 };
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use std::{
+    fmt,
     sync::{Arc, Weak},
     time::{Duration, Instant},
 };
@@ -60,15 +65,15 @@ pub(crate) enum Command {
     Connection(ConnectionEvent),
     /// A call on a group's handle.
     Group(GroupCommand),
+    /// A new job, or a decision about one.
+    Job(JobCommand),
     /// Returns the status of a group; `None` where the group does not exist any more.
     GroupStatus(GroupId, Sender<Option<GroupStatus>>),
     /// The inspector reports.
     ScanResult(Box<ScanResult>),
     /// Passes the events of a worker to an observer. Sent before the worker is started.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for the pool"))]
     Observe(WorkerId, Arc<dyn ObserveEvents>),
     /// The worker of an observer was not started.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for the pool"))]
     EndObservation(WorkerId),
     /// Passes requests and notifications to a handler.
     Serve(HandlerScope, Weak<HandlerQueue>),
@@ -185,7 +190,12 @@ impl CommandSender {
     /// Queues a command without waking the loop.
     pub(crate) fn push_no_wake(&self, command: Command) {
         // A loop that has ended has no workers, so there is nothing to do.
-        drop(self.commands.send(command));
+        drop(self.try_push(command));
+    }
+
+    /// As [`push_no_wake`](Self::push_no_wake). Returns the command if the loop has ended.
+    pub(crate) fn try_push(&self, command: Command) -> Option<Command> {
+        self.commands.send(command).err().map(|unsent| unsent.0)
     }
 }
 
@@ -198,6 +208,12 @@ impl Report<ConnectionEvent> for CommandSender {
 impl Report<ScanResult> for CommandSender {
     fn report(&self, findings: ScanResult) {
         self.send(Command::ScanResult(Box::new(findings)));
+    }
+}
+
+impl Report<TaskOutput> for CommandSender {
+    fn report(&self, output: TaskOutput) {
+        self.send(Command::Job(JobCommand::Decided(output)));
     }
 }
 
@@ -250,6 +266,26 @@ pub(crate) enum GroupCommand {
     RemoveAll(GroupId, Sender<Result<Vec<Arc<SharedWorker>>, GroupError>>),
     /// As `Start`.
     Restart(GroupId, Sender<Restarted>),
+}
+
+/// A new job, or a decision about one.
+#[derive(Debug)]
+pub(crate) enum JobCommand {
+    Add(Box<NewJob>),
+    /// A decision of the schedule.
+    Decided(TaskOutput),
+    /// Cancels all jobs of a queue. Returns those that have not ended.
+    CancelAll(QueueId, Sender<Vec<Arc<SharedWorker>>>),
+}
+
+/// A job that is in the schedule.
+#[derive(Debug)]
+pub(crate) struct NewJob {
+    pub(crate) shared: Arc<SharedWorker>,
+    pub(crate) spec: SharedSpec,
+    pub(crate) job: ScheduledJob,
+    /// Keeps the loop running until it has the job.
+    pub(crate) permit: Box<dyn fmt::Debug + Send>,
 }
 
 /// Workers that start again, each with the number of its last incarnation before.

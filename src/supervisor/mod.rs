@@ -35,6 +35,7 @@ use crate::{
         handles::{
             attachment::Attachment,
             group::WorkerGroup,
+            jobs::JobIntake,
             serve::ServeGuard,
             signals::SignalGuard,
             spawn::WorkerStarter,
@@ -284,6 +285,12 @@ impl Supervisor {
     /// A second call starts the next stage of each policy. Workers that are started later are not affected.
     pub fn stop_all(&self) -> StopHandle {
         self.stop_workers(StopAll::Present)
+    }
+
+    /// What adds jobs to this supervisor.
+    pub(crate) fn intake(&self) -> JobIntake {
+        let starts = self.spawner.as_ref().map(|spawner| Arc::clone(spawner.starts()));
+        JobIntake::new(self.commands.clone(), Arc::clone(&self.registry), starts)
     }
 
     fn stop_workers(&self, request: StopAll) -> StopHandle {

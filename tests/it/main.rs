@@ -36,6 +36,7 @@ mod house;
 mod inspection;
 mod inheritance;
 mod injection;
+mod jobs;
 mod keep_alive;
 mod launch;
 mod limits;

@@ -191,6 +191,7 @@ impl EventLoop {
             Command::Group(command) => self.supervise(|supervision, cx| supervision.execute_group(command, cx)),
             Command::Observe(worker, observer) => self.sink.observers.add(worker, observer),
             Command::EndObservation(worker) => drop(self.sink.observers.remove(worker)),
+            Command::Job(command) => self.supervise(|supervision, cx| supervision.execute_job(command, cx)),
             Command::Serve(scope, queue) => self.sink.handlers.register(scope, queue),
             Command::ScanResult(result) => self.inspected(*result),
             // A send fails if the caller has timed out.

@@ -7,7 +7,7 @@ use crate::{
     policy::restart::AfterExit,
     supervisor::{
         clock::now,
-        commands::Command,
+        commands::{Command, JobCommand},
         event_loop::EventLoop,
         events::event::{Event, EventKind},
         incarnation::{Incarnation, context::Fact},
@@ -26,6 +26,9 @@ impl Drop for EventLoop {
                 self.sink.observers.add(worker, observer);
             } else if let Command::EndObservation(worker) = command {
                 drop(self.sink.observers.remove(worker));
+            } else if let Command::Job(JobCommand::Add(new)) = command {
+                let next = AfterExit::Finished;
+                self.sink.send(Event::of(&new.shared, 0, EventKind::NotStarted { next }));
             } else if let Command::Spawned(arrival) = command {
                 self.spawner.kill_unregistered(&arrival.shared, &arrival.process);
                 if !self.supervision.workers.contains_key(&arrival.shared.id()) {

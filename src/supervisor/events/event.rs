@@ -28,7 +28,7 @@ const _: () = assert!(size_of::<Event>() <= 64);
 ///
 /// # The final event
 ///
-/// Every worker of which [`spawn`](crate::Supervisor::spawn) or its group has returned a handle has one *final* event
+/// Every worker of which [`spawn`](crate::Supervisor::spawn), its group or its [queue](crate::pool::Jobs) has returned a handle has one *final* event
 /// ([`EventKind::is_final`]): `Exited`, `SpawnFailed` or `NotStarted` whose `next` is not a restart, or `DependencyFailed`. A program
 /// that counts its workers down counts these. Once it is received, [`wait_timeout(Duration::ZERO)`](crate::Worker::wait_timeout) returns
 /// the exit. No event of the worker follows, unless the worker is started again:
@@ -195,8 +195,9 @@ pub enum EventKind {
         /// What happens to the worker now.
         next: AfterExit,
     },
-    /// The worker is not started, since a member of a group that it [depends on](crate::WorkerSpec::depends_on) has failed. Its siblings
-    /// keep running. For a [significant](crate::WorkerSpec::significant) worker this counts as its exit.
+    /// The worker is not started, since a member of a group that it [depends on](crate::WorkerSpec::depends_on) has failed, or a job that it
+    /// is to run [after](crate::pool::JobSpec::after). Siblings keep running. For a [significant](crate::WorkerSpec::significant) worker this
+    /// counts as its exit.
     DependencyFailed {
         /// The dependency.
         on: WorkerId,
@@ -221,7 +222,8 @@ pub enum EventKind {
         /// What happens to the worker now.
         next: AfterExit,
     },
-    /// The worker waited for its start or its restart, and is not started: it was stopped meanwhile, or its group ended or does not run.
+    /// The worker waited for its start or its restart, and is not started: it was stopped meanwhile, or its group ended or does not run, or
+    /// its job was cancelled.
     NotStarted {
         /// [`GaveUp`](AfterExit::GaveUp) if the worker had given up and its group was not restarted either; otherwise
         /// [`Finished`](AfterExit::Finished).

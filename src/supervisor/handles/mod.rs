@@ -8,6 +8,7 @@ pub(crate) mod event_stream;
 #[cfg(feature = "async")]
 pub(crate) mod futures;
 pub(crate) mod group;
+pub(crate) mod jobs;
 pub(crate) mod serve;
 pub(crate) mod signals;
 pub(crate) mod spawn;

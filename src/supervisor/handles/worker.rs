@@ -55,6 +55,10 @@ impl Worker {
         Self { shared, commands: commands.clone(), when_down: WhenDown::Wait }
     }
 
+    pub(crate) fn slot(&self) -> Option<u32> {
+        self.shared.slot()
+    }
+
     #[cfg(feature = "async")]
     pub(crate) fn shared(&self) -> Arc<SharedWorker> {
         Arc::clone(&self.shared)

@@ -45,7 +45,9 @@ use crate::{
         },
         spec::{SharedSpec, WorkerSpec, control_source::ControlSource, readiness::READINESS_PIPE},
         sync::lock,
-        worker::{SharedWorker, process::WorkerProcess, registry::WorkerRegistry, sockets::Sockets},
+        worker::{
+            SharedWorker, job::SLOT_VARIABLE, process::WorkerProcess, registry::WorkerRegistry, sockets::Sockets,
+        },
     },
     sys::{pidfd::Reaped, proc::stat, random, signals, this_process},
     wire::jsonrpc::address::KEY_VARIABLE,
@@ -182,19 +184,16 @@ impl Spawner {
 
     /// Makes one attempt at a start, on the spawner thread `number`.
     fn serve(&self, number: u64, mut start: SpawnRequest) {
-        let (spec, count) = (
-            Arc::clone(&start.spec),
-            match &start.purpose {
-                SpawnKind::New { .. } => 1,
-                SpawnKind::Respawn(shared) => shared.incarnation() + 1,
-            },
-        );
+        let (spec, count, slot) = match &start.purpose {
+            SpawnKind::New { .. } => (Arc::clone(&start.spec), 1, None),
+            SpawnKind::Respawn(shared) => (Arc::clone(&start.spec), shared.incarnation() + 1, shared.slot()),
+        };
         let prepared = &mut start.prepared;
         let begun = catch(|| {
             if prepared.is_none() {
                 *prepared = Some(prepare(&spec.plan, OpenMode::Nonblocking)?);
             }
-            self.launch_incarnation(start.id, &spec, prepared, (count, Some(number)))
+            self.launch_incarnation(start.id, &spec, prepared, (count, Some(number), slot))
         });
         if let Some(begun) = begun {
             match busy_pause(&begun, start.attempts) {
@@ -243,7 +242,7 @@ impl Spawner {
         let mut prepared = Some(prepared);
         let mut attempts = 0;
         let begun = loop {
-            let begun = self.launch_incarnation(id, &spec, &mut prepared, (1, None));
+            let begun = self.launch_incarnation(id, &spec, &mut prepared, (1, None, None));
             match busy_pause(&begun, attempts) {
                 Some(pause) => {
                     attempts += 1;
@@ -317,13 +316,13 @@ impl Spawner {
         Ok(shared)
     }
 
-    /// Starts incarnation `number` on the calling thread: the spawner thread of that number, or the main thread.
+    /// Starts incarnation `number` on the calling thread: the spawner thread of that number, or the main thread. A job has a slot.
     fn launch_incarnation(
         &self,
         id: WorkerId,
         spec: &WorkerSpec,
         prepared: &mut Option<PreparedFds>,
-        (number, thread): (u32, Option<u64>),
+        (number, thread, slot): (u32, Option<u64>, Option<u32>),
     ) -> Result<StartedProcess, SpawnError> {
         if self.starts.is_over() {
             return Err(SpawnError::SupervisorGone);
@@ -340,6 +339,7 @@ impl Spawner {
             self.guard.set_directory(place.path());
         }
         variables.push(token.variable());
+        variables.extend(slot.map(|slot| (SLOT_VARIABLE, slot.to_string().into())));
         if let Some(address) = address.filter(|_| spec.plan.has_control_argument()) {
             variables.push((KEY_VARIABLE, address.key.clone().into()));
         }

@@ -366,7 +366,8 @@ impl Supervision {
             | WorkerPhase::Attaching
             | WorkerPhase::Backoff(_)
             | WorkerPhase::Blocked
-            | WorkerPhase::Stopped => {
+            | WorkerPhase::Stopped
+            | WorkerPhase::Queued => {
                 record.answer_first_start();
                 record.phase = WorkerPhase::Stopped;
                 self.handle_group_input(

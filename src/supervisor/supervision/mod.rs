@@ -2,6 +2,7 @@
 
 pub(crate) mod attach;
 pub(crate) mod groups;
+pub(crate) mod jobs;
 pub(crate) mod membership;
 pub(crate) mod restart;
 pub(crate) mod shutdown;

@@ -88,13 +88,15 @@ impl Supervision {
                 self.start_again(worker, cx);
             }
             (
-                WorkerPhase::Backoff(_) | WorkerPhase::Blocked | WorkerPhase::Attaching,
+                WorkerPhase::Backoff(_) | WorkerPhase::Blocked | WorkerPhase::Attaching | WorkerPhase::Queued,
                 Action::Stop | Action::StopWithin(_),
             ) => {
                 self.end(worker, cx);
             }
             // The pending start is the requested restart.
-            (WorkerPhase::Spawning | WorkerPhase::Blocked, Action::Restart) => record.desired = DesiredState::Run,
+            (WorkerPhase::Spawning | WorkerPhase::Blocked | WorkerPhase::Queued, Action::Restart) => {
+                record.desired = DesiredState::Run
+            }
             (WorkerPhase::Spawning, Action::Stop | Action::StopWithin(_)) => {
                 if cx.spawner.starts().cancel(worker) {
                     self.end(worker, cx);
@@ -169,6 +171,7 @@ impl Supervision {
             record.decide(cause, cx.reactor.clock.now())
         };
         let next = AfterExit::from(decision);
+        self.note_attempt(worker, cause);
         self.report_end(worker, end, next, cx);
         match next {
             AfterExit::Restart { after } => self.wait_for_restart(worker, after, cx),
@@ -212,6 +215,9 @@ impl Supervision {
     pub(crate) fn wait_for_restart(&mut self, worker: WorkerId, after: Duration, cx: &mut SupervisionContext<'_>) {
         let Some(record) = self.workers.get_mut(&worker) else { return };
         let Some(due) = cx.reactor.clock.now().checked_add(after.min(LONGEST_BACKOFF)) else { return };
+        if let Some(job) = &mut record.job {
+            job.release_slot();
+        }
         record.phase = WorkerPhase::Backoff(due);
         record.shared.route_calls(|calls| calls.schedule_start(after));
         cx.reactor.set_timer(due, Timer::Restart(worker));
@@ -260,7 +266,8 @@ impl Supervision {
                 | WorkerPhase::Blocked
                 | WorkerPhase::Spawning
                 | WorkerPhase::Attaching
-                | WorkerPhase::Stopped => {}
+                | WorkerPhase::Stopped
+                | WorkerPhase::Queued => {}
             }
         }
     }
@@ -272,6 +279,10 @@ impl Supervision {
             record.phase = WorkerPhase::Blocked;
             let pid = old.process.child().pid();
             return self.report(worker, EventKind::Warning(Box::new(Warning::RestartBlocked { pid })), cx);
+        }
+        if let Some(job) = record.job.as_ref().filter(|job| !job.has_slot) {
+            record.phase = WorkerPhase::Queued;
+            return job.request_slot();
         }
         record.phase = WorkerPhase::Spawning;
         record.shared.route_calls(|calls| calls.schedule_start(Duration::ZERO));

@@ -15,7 +15,7 @@ use crate::{
         },
         reactor::arena::Key,
         spec::{SharedSpec, group::GroupError},
-        worker::SharedWorker,
+        worker::{SharedWorker, job::ScheduledJob},
     },
 };
 use crossbeam_channel::Sender;
@@ -49,6 +49,8 @@ pub(crate) enum WorkerPhase {
     Attaching,
     /// A member that its group does not run at present.
     Stopped,
+    /// A job that waits for its dependencies or for a slot.
+    Queued,
 }
 
 /// The end of an incarnation, until it is decided what happens to the worker.
@@ -106,6 +108,8 @@ pub(crate) struct WorkerRecord {
     pub(crate) gave_up: Option<GiveUpReason>,
     /// Receives the result of the first start.
     pub(crate) first_start: Option<Sender<Result<(), GroupError>>>,
+    /// It is a job of a queue, whose schedule decides when it starts.
+    pub(crate) job: Option<ScheduledJob>,
 }
 
 impl WorkerRecord {
@@ -123,6 +127,7 @@ impl WorkerRecord {
             stop_cause: None,
             gave_up: None,
             first_start: None,
+            job: None,
         }
     }
 
@@ -159,6 +164,7 @@ impl WorkerRecord {
     /// Sends the final event of the present run, and publishes the end with it.
     pub(crate) fn send_final(&mut self, event: Event, sink: &mut EventSink) {
         self.end = EndState::Published;
+        self.set_job_outcome(&event.kind);
         sink.send_final(event, &self.shared, self.last_exit());
     }
 
@@ -191,7 +197,8 @@ impl WorkerRecord {
             | WorkerPhase::Blocked
             | WorkerPhase::Spawning
             | WorkerPhase::Attaching
-            | WorkerPhase::Stopped => None,
+            | WorkerPhase::Stopped
+            | WorkerPhase::Queued => None,
         }
     }
 

@@ -19,12 +19,17 @@ use crate::{
 use std::{future::poll_fn, task::Poll};
 use std::{
     io,
-    sync::{Arc, Condvar, Mutex, PoisonError},
+    sync::{
+        Arc, Condvar, Mutex, PoisonError,
+        atomic::{AtomicU32, Ordering},
+    },
     time::{Duration, Instant},
 };
 pub(crate) mod process;
+pub(crate) mod budget;
 pub(crate) mod group;
 pub(crate) mod handlers;
+pub(crate) mod job;
 pub(crate) mod notify_socket;
 pub(crate) mod registry;
 pub(crate) mod sockets;
@@ -44,6 +49,8 @@ pub(crate) struct SharedWorker {
     pub(crate) window: WorkerWindow,
     /// `None` if the spec has no control.
     calls: Option<Arc<CallRouter>>,
+    /// The number of the slot that its job has, or had last; 0 before.
+    slot: AtomicU32,
 }
 
 #[derive(Debug)]
@@ -72,6 +79,7 @@ impl SharedWorker {
             tasks: Arc::default(),
             window,
             calls,
+            slot: AtomicU32::new(0),
         }
     }
 
@@ -81,6 +89,15 @@ impl SharedWorker {
 
     pub(crate) fn name(&self) -> &str {
         &self.name
+    }
+
+    /// The number of the slot that its job has, or had last.
+    pub(crate) fn slot(&self) -> Option<u32> {
+        Some(self.slot.load(Ordering::Relaxed)).filter(|slot| *slot > 0)
+    }
+
+    pub(crate) fn set_slot(&self, slot: u32) {
+        self.slot.store(slot, Ordering::Relaxed);
     }
 
     pub(crate) fn process(&self) -> Option<Arc<WorkerProcess>> {

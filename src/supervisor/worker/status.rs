@@ -70,7 +70,7 @@ pub enum WorkerState {
     Running,
     /// The process is being stopped.
     Stopping,
-    /// The worker waits for its restart after its backoff, or for its dependencies.
+    /// The worker waits for its restart after its backoff, for its dependencies, or for a slot of its queue.
     Waiting,
     /// A group member that has ended, and does not run unless its group starts it.
     Ended,
