@@ -45,6 +45,7 @@ mod named;
 mod notify;
 mod output;
 mod peers;
+mod plugin_host;
 mod pseudo_terminal;
 mod readme;
 mod real_programs;

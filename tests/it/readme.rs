@@ -11,7 +11,7 @@ use std::{fs, os::unix::fs::PermissionsExt, path::Path, time::Duration};
 fn readme_contains_the_tested_programs() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let readme = fs::read_to_string(root.join("README.md")).unwrap();
-    for name in ["hello.rs", "first_program.rs", "plugin_host.rs"] {
+    for name in ["hello.rs", "first_program.rs", "one_plugin.rs"] {
         let program = fs::read_to_string(root.join("examples").join(name)).unwrap();
         let code = &program[program.find("use pipewright").unwrap()..];
         assert!(readme.contains(&format!("```rust,no_run\n{code}```")), "the README shows another {name}");
@@ -50,23 +50,23 @@ fn finish(mut process: Process) -> (Option<i32>, String) {
 }
 
 #[test]
-fn p15_plugin_host_exits_with_its_plugin() {
+fn p15_host_of_one_plugin_exits_with_its_plugin() {
     for (script, expected) in [
         ("exit 0", "#1: exit code 0"),
         ("echo 'no licence' >&2; exit 0", "#1: exit code 0, finished: no licence"),
         // A descendant keeps the pipes open, and nothing connects.
         ("sleep 0.2 & exit 0", "#1: exit code 0"),
     ] {
-        let (_directory, process) = start("plugin_host", "plugin", script);
+        let (_directory, process) = start("one_plugin", "plugin", script);
         let (code, text) = finish(process);
         assert!(code == Some(0) && text.contains(expected), "{script}: {code:?}: {text}");
     }
 }
 
 #[test]
-fn p15_plugin_host_stops_a_hanging_plugin_at_sigint() {
+fn p15_host_of_one_plugin_stops_a_hanging_plugin_at_sigint() {
     let (directory, process) =
-        start("plugin_host", "plugin", "while :; do [ -p pid ] && break; done; echo $$ >pid; exec sleep 1000");
+        start("one_plugin", "plugin", "while :; do [ -p pid ] && break; done; echo $$ >pid; exec sleep 1000");
     // The plugin is not ready within 5 s and would be restarted; SIGINT comes before that.
     let fifo = directory.path().join("pid");
     assert_eq!(kernel::make_fifo(&fifo), 0);
