@@ -88,6 +88,20 @@ fn p15_call_fails_if_no_incarnation_runs_at_its_timeout() {
 }
 
 #[test]
+fn p15_call_that_was_not_sent_before_its_timeout_says_so() {
+    let story = Story::new();
+    let never_ready = Readiness::call("add", &[1, 2], |_: Value| ReadinessAnswer::NotYet);
+    for spec in [WorkerSpec::new("sleep").arg("1000").control(Pass::env("CONTROL")), serving().ready(never_ready)] {
+        let worker = story.supervisor.spawn(spec).unwrap();
+        let error = worker.call::<_, Value>("add", &[1, 2], Duration::from_millis(20)).unwrap_err();
+        assert!(matches!(error, CallError::NotReady), "{error:?}");
+        let error = worker.start_call("add", &[1, 2]).unwrap().wait::<Value>(Duration::from_millis(20)).unwrap_err();
+        assert!(matches!(error, CallError::NotReady), "{error:?}");
+        assert_eq!(story.supervisor.status().workers.last().unwrap().control_queue, 0, "what was not sent is gone");
+    }
+}
+
+#[test]
 fn p15_fail_fast_call_waits_for_no_other_incarnation() {
     let mut story = Story::new();
     let worker = answering(&story, restarted(LONG));

@@ -232,7 +232,7 @@ fn p06_closure_that_blocks_delays_only_its_worker() {
     let waiting = blocked.start_call("anything", &()).unwrap();
     let other = story.supervisor.spawn(answering(&second, "ready")).unwrap();
     assert_eq!(other.call::<_, u32>("anything", &(), DEADLINE).unwrap(), 1);
-    assert!(matches!(blocked.call::<_, Value>("anything", &(), Duration::from_millis(20)), Err(CallError::TimedOut)));
+    assert!(matches!(blocked.call::<_, Value>("anything", &(), Duration::from_millis(20)), Err(CallError::NotReady)));
     assert_eq!(blocked.handshake::<Value>().unwrap(), None);
     drop(release);
     assert_eq!(waiting.wait::<u32>(DEADLINE).unwrap(), 1);

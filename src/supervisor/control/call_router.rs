@@ -124,9 +124,12 @@ impl CallRouter {
     /// The error of a call whose time is over.
     pub(crate) fn timeout_error(&self, id: u64) -> CallError {
         let mut state = lock(&self.state);
-        let is_down = matches!(state.route, Route::Down { .. });
-        if is_down && state.remove(id).is_some() {
-            return state.exit_error();
+        let unsent = state.remove(id);
+        if unsent.is_some() {
+            return match state.route {
+                Route::Unready { .. } => CallError::NotReady,
+                Route::Down { .. } | Route::Open(_) | Route::Disconnected | Route::Ended => state.exit_error(),
+            };
         }
         state.connection().map_or(CallError::TimedOut, |connection| connection.timeout_error())
     }

@@ -64,6 +64,7 @@ fn outcome(error: Option<&CallError>) -> &'static str {
         None => "answered",
         Some(CallError::Rpc(_)) => "refused",
         Some(CallError::TimedOut) => "timed out",
+        Some(CallError::NotReady) => "not ready",
         Some(CallError::WorkerExited { .. }) => "worker gone",
         Some(CallError::ParentGone) => "parent gone",
         Some(CallError::Cancelled) => "cancelled",

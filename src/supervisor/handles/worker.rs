@@ -238,7 +238,8 @@ impl Worker {
     ///
     /// [`CallError`]: the error that the worker returns, or why there is no result. [`WorkerExited`](CallError::WorkerExited) if the
     /// incarnation that was called has exited; if the worker has ended, is not restarted, or has closed its control connection; and if no
-    /// incarnation runs at the timeout. With [`fail_fast`](Self::fail_fast) also if none runs at the time of the call. If the answer waits
+    /// incarnation runs at the timeout. With [`fail_fast`](Self::fail_fast) also if none runs at the time of the call.
+    /// [`NotReady`](CallError::NotReady) if one runs, but was not ready for the call before the timeout. If the answer waits
     /// for events that the program does not receive, [`EventsUnreceived`](CallError::EventsUnreceived).
     pub fn call<P, R>(&self, method: &str, params: &P, timeout: Duration) -> Result<R, CallError>
     where

@@ -113,6 +113,10 @@ pub enum CallError {
     /// No answer arrived before the timeout. The peer is notified that the call is cancelled.
     #[error("no answer before the timeout")]
     TimedOut,
+    /// The worker was not ready for calls before the timeout: it has not connected, has not answered its
+    /// [readiness call](crate::Readiness::call), or is being stopped. The call was not sent.
+    #[error("the worker was not ready for calls before the timeout")]
+    NotReady,
     /// The worker does not run, or has exited before it answered. A call that was sent is never repeated: whether the worker has
     /// executed it is not known.
     #[error("{}", ending(.exit.as_deref(), *.restarts_in))]
@@ -193,7 +197,7 @@ impl From<RpcFailure> for CallError {
 impl From<CallError> for io::Error {
     fn from(error: CallError) -> Self {
         let kind = match &error {
-            CallError::TimedOut => io::ErrorKind::TimedOut,
+            CallError::TimedOut | CallError::NotReady => io::ErrorKind::TimedOut,
             CallError::WorkerExited { .. } | CallError::ParentGone => io::ErrorKind::BrokenPipe,
             CallError::NotConnected => io::ErrorKind::NotConnected,
             CallError::Unsupported { .. } => io::ErrorKind::Unsupported,
