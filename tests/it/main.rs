@@ -29,6 +29,7 @@ mod foreign;
 mod foreign_text;
 mod groups;
 mod guard;
+mod harness;
 mod handshake;
 mod health;
 mod hello;

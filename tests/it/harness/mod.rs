@@ -1,0 +1,96 @@
+//! The example `harness`, run as a program.
+
+use crate::support::{DEADLINE, example};
+use pipewright::{OutputMode, Process, WorkerSpec};
+use std::{
+    fs::{self, Permissions},
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+};
+
+// Cargo runs no unit tests of an example that is also built as a program, so its pure parts are tested here.
+#[path = "../../../examples/harness/select.rs"]
+mod select;
+#[path = "../../../examples/harness/tap.rs"]
+mod tap;
+#[path = "../../../examples/harness/output.rs"]
+#[expect(dead_code, reason = "the rest is tested through the program")]
+mod output;
+#[path = "../../../examples/harness/options.rs"]
+#[expect(dead_code, reason = "the rest is tested through the program")]
+mod options;
+#[path = "../../../examples/harness/program.rs"]
+#[expect(dead_code, reason = "the rest is tested through the program")]
+mod program;
+#[path = "../../../examples/harness/cargo.rs"]
+#[expect(dead_code, reason = "the rest is tested through the program")]
+mod cargo;
+
+mod command_line; // selection, exit codes
+mod endings; // how tests end
+mod interrupts; // Ctrl-C
+mod leaks; // what tests leave behind
+mod packages; // tests that cargo builds
+
+fn harness() -> WorkerSpec {
+    let spec = WorkerSpec::new(example("harness")).stdout(OutputMode::Bytes).stderr(OutputMode::Bytes);
+    // The library's own variables would be those of the outer test.
+    spec.env_remove("NO_COLOR")
+}
+
+struct Run {
+    code: Option<i32>,
+    stdout: String,
+    stderr: String,
+}
+
+impl Run {
+    /// The part of the output from the summary on.
+    #[track_caller]
+    fn summary(&self) -> &str {
+        let at = self.stderr.find("Summary [").unwrap_or_else(|| panic!("no summary: {}", self.stderr));
+        // Without the time.
+        self.stderr[at..].split_once("] ").unwrap().1
+    }
+
+    /// The line with this text.
+    #[track_caller]
+    fn line(&self, text: &str) -> &str {
+        self.stderr.lines().find(|line| line.contains(text)).unwrap_or_else(|| panic!("no {text}: {}", self.stderr))
+    }
+}
+
+fn finish(process: Process) -> Run {
+    let output = process.wait_with_output(DEADLINE).unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    Run { code: output.exit.code(), stdout: text(output.stdout), stderr: text(output.stderr) }
+}
+
+fn run(spec: &WorkerSpec) -> Run {
+    finish(spec.spawn_unsupervised().unwrap())
+}
+
+fn script(path: &Path, text: &str) {
+    fs::write(path, format!("#!/bin/sh\n{text}")).unwrap();
+    fs::set_permissions(path, Permissions::from_mode(0o755)).unwrap();
+}
+
+/// A program with the command line of libtest, as a shell script. Tests whose name begins with `ignored` have `#[ignore]`.
+fn program(directory: &Path, name: &str, tests: &[(&str, &str)]) -> PathBuf {
+    let path = directory.join(name);
+    let list = |only_ignored: bool| -> String {
+        let names = tests.iter().filter(|(name, _)| !only_ignored || name.starts_with("ignored"));
+        names.map(|(name, _)| format!("echo '{name}: test';")).collect::<Vec<_>>().concat()
+    };
+    let cases = tests.iter().map(|(name, body)| format!("'{name}') {body} ;;\n")).collect::<Vec<_>>().concat();
+    let text = format!(
+        "cd '{directory}'\ncase \"$*\" in\n'--list --format terse --ignored') {ignored} exit ;;\n\
+         '--list --format terse') {all} exit ;;\nesac\n\
+         [ \"$1 $3\" = '--exact --nocapture' ] || exit 99\ncase \"$2\" in\n{cases}*) exit 98 ;;\nesac\n",
+        directory = directory.display(),
+        ignored = list(true),
+        all = list(false),
+    );
+    script(&path, &text);
+    path
+}
