@@ -84,6 +84,10 @@ pub enum ExitCause {
     Watchdog,
     /// Its group stopped it: a sibling has failed or ended, or the group gave up.
     Group,
+    /// The [deadline](crate::pool::JobSpec::deadline) of its job.
+    Deadline,
+    /// Its queue stopped it: another job has failed ([`OnFailure::StopRunning`](crate::pool::OnFailure::StopRunning)).
+    FailFast,
     /// The supervisor ended: by [`shutdown`](crate::Supervisor::shutdown), by a signal that it
     /// [handles](crate::Supervisor::handle_signals), or because it was dropped.
     SupervisorEnd,
@@ -97,6 +101,8 @@ impl ExitCause {
             Self::Readiness => Some("stopped because it was not ready"),
             Self::Watchdog => Some("stopped by its watchdog"),
             Self::Group => Some("stopped with its group"),
+            Self::Deadline => Some("stopped at its deadline"),
+            Self::FailFast => Some("stopped since another job had failed"),
             Self::Itself | Self::Stop | Self::Restart | Self::Kill | Self::SupervisorEnd => None,
         }
     }

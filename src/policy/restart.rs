@@ -229,6 +229,16 @@ impl RestartPolicy {
         self
     }
 
+    /// Allows exactly `retries` restarts after failures, however far apart. With [`Restart::Always`] also after successes.
+    pub(crate) fn with_retries(mut self, retries: u32) -> Self {
+        self.restart = match self.restart {
+            _ if retries == 0 => Restart::Never,
+            Restart::Never => Restart::OnFailure,
+            restart @ (Restart::OnFailure | Restart::Always) => restart,
+        };
+        self.intensity(RestartIntensity::new(retries, Duration::MAX))
+    }
+
     pub(crate) fn restart(&self) -> Restart {
         self.restart
     }
@@ -357,7 +367,7 @@ impl fmt::Display for AfterExit {
     }
 }
 
-/// Why a worker is not restarted although its policy asks for a restart.
+/// Why a worker is not started or restarted although its policy asks for that.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum GiveUpReason {
@@ -371,6 +381,10 @@ pub enum GiveUpReason {
     SpawnFailed,
     /// Its answer to the [readiness call](crate::Readiness::call) is [fatal](crate::ReadinessAnswer::Fatal).
     FatalAnswer,
+    /// The [deadline](crate::pool::JobSpec::deadline) of its job has passed.
+    DeadlineExceeded,
+    /// Another job of its queue has failed ([`Jobs::on_failure`](crate::pool::Jobs::on_failure)).
+    FailFast,
 }
 
 impl fmt::Display for GiveUpReason {
@@ -381,6 +395,8 @@ impl fmt::Display for GiveUpReason {
             Self::FatalSignal => "it was terminated by a fatal signal",
             Self::SpawnFailed => "its program cannot be started",
             Self::FatalAnswer => "its answer to the readiness call is fatal",
+            Self::DeadlineExceeded => "its deadline has passed",
+            Self::FailFast => "another job has failed",
         })
     }
 }

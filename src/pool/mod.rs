@@ -18,6 +18,6 @@
 pub(crate) mod budget;
 pub(crate) mod jobs;
 
-pub use crate::supervisor::worker::job::JobOutcome;
+pub use crate::supervisor::worker::job::{JobOutcome, OnFailure};
 pub use budget::Budget;
 pub use jobs::{Jobs, error::JobError, job::Job, spec::JobSpec};

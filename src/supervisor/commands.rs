@@ -284,6 +284,8 @@ pub(crate) struct NewJob {
     pub(crate) shared: Arc<SharedWorker>,
     pub(crate) spec: SharedSpec,
     pub(crate) job: ScheduledJob,
+    /// The time until its deadline.
+    pub(crate) deadline: Option<Duration>,
     /// Keeps the loop running until it has the job.
     pub(crate) permit: Box<dyn fmt::Debug + Send>,
 }

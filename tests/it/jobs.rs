@@ -2,9 +2,11 @@
 
 use crate::support::{DEADLINE, Story};
 use pipewright::{
-    Event, EventKind, Supervisor, WorkerId, WorkerSpec,
-    events::AfterExit,
-    pool::{Budget, Job, JobError, JobOutcome, JobSpec, Jobs},
+    Backoff, Event, EventKind, ExitCause, ExitMatch, OutputMode, Restart, RestartPolicy, Supervisor, WorkerId,
+    WorkerSpec,
+    events::{AfterExit, GiveUpReason},
+    pool::{Budget, Job, JobError, JobOutcome, JobSpec, Jobs, OnFailure},
+    status::WorkerState,
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -240,4 +242,178 @@ fn limit_changes_while_jobs_run() {
     ended(&waiting[1]);
     waiting[2].cancel();
     assert_eq!(finals(&story.rest()).len(), 4);
+}
+
+/// The reason with which a job was given up.
+fn reason(job: &Job) -> Option<GiveUpReason> {
+    match ended(job) {
+        JobOutcome::Failed { next: AfterExit::GaveUp(reason), .. }
+        | JobOutcome::SpawnFailed { next: AfterExit::GaveUp(reason), .. }
+        | JobOutcome::NotStarted { next: AfterExit::GaveUp(reason) } => Some(reason),
+        _ => None,
+    }
+}
+
+fn started(story: &mut Story, job: &Job) {
+    story.find(|event| (event.worker == job.id() && matches!(event.kind, EventKind::Started { .. })).then_some(()));
+}
+
+#[test]
+fn job_is_retried_and_others_run_during_its_backoff() {
+    let mut story = Story::new();
+    let jobs = Jobs::new(&story.supervisor, 1);
+    // An hour: without a free slot the other job would not run.
+    let slow = RestartPolicy::from(Restart::OnFailure).backoff(Backoff::constant(Duration::from_secs(3600)));
+    let retried = jobs.submit(JobSpec::new(exits(1).restart(slow)).retries(3)).unwrap();
+    let other = jobs.submit(exits(0)).unwrap();
+    assert!(ended(&other).success());
+    assert!(retried.outcome().is_none(), "it is tried again");
+    let status = story.supervisor.status();
+    assert_eq!(status.workers.iter().map(|worker| worker.state).collect::<Vec<_>>(), [WorkerState::Waiting]);
+    retried.worker().restart();
+    retried.worker().wait_incarnation(2, DEADLINE).unwrap();
+    retried.cancel();
+    let outcome = ended(&retried);
+    assert!(!outcome.success(), "{outcome}");
+    finals(&story.rest());
+}
+
+#[test]
+fn p13_retries_are_counted() {
+    let mut story = Story::new();
+    let jobs = Jobs::new(&story.supervisor, 2);
+    let quick = || RestartPolicy::default().backoff(Backoff::constant(Duration::ZERO));
+    let directory = tempfile::tempdir().unwrap();
+    let flaky = format!("test -e {0}/ran || {{ : > {0}/ran; exit 1; }}", directory.path().display());
+    let flaky = jobs.submit(JobSpec::new(shell(&flaky).restart(quick())).retries(2)).unwrap();
+    let failing = jobs.submit(JobSpec::new(exits(1).restart(quick())).retries(7)).unwrap();
+    let never = jobs.submit(JobSpec::new(exits(1).restart(Restart::OnFailure)).retries(0)).unwrap();
+    let skipped =
+        jobs.submit(JobSpec::new(exits(77).restart(quick().success([ExitMatch::Code(77)]))).retries(2)).unwrap();
+    let after = jobs.submit(JobSpec::new(exits(0)).after(&flaky).after(&skipped)).unwrap();
+    finals(&story.rest());
+    assert!([&flaky, &skipped, &after].iter().all(|job| ended(job).success()));
+    assert_eq!(reason(&failing), Some(GiveUpReason::IntensityExceeded));
+    let attempts = [&flaky, &failing, &never, &skipped].map(|job| job.worker().incarnation());
+    assert_eq!(attempts, [2, 8, 1, 1]);
+}
+
+#[test]
+fn p15_deadline_ends_a_job_whether_it_runs_or_waits() {
+    let mut story = Story::new();
+    let jobs = Jobs::new(&story.supervisor, 1);
+    let soon = Duration::from_millis(300);
+    let running = jobs.submit(JobSpec::new(endless()).deadline(soon)).unwrap();
+    let waiting = jobs.submit(JobSpec::new(exits(0)).after(&running).deadline(Duration::from_millis(1))).unwrap();
+    let in_time = jobs.submit(JobSpec::new(exits(0)).deadline(Duration::MAX)).unwrap();
+    assert_eq!(reason(&waiting), Some(GiveUpReason::DeadlineExceeded));
+    assert!(running.outcome().is_none());
+    assert_eq!(reason(&running), Some(GiveUpReason::DeadlineExceeded));
+    let outcome = ended(&running);
+    let exit = outcome.exit().unwrap();
+    assert!(exit.cause == ExitCause::Deadline && exit.duration < DEADLINE, "{exit:?}");
+    assert!(outcome.to_string().ends_with(", stopped at its deadline; gave up: its deadline has passed"), "{outcome}");
+    assert!(ended(&in_time).success());
+    assert_eq!(ended(&waiting).to_string(), "not started: its deadline has passed");
+    finals(&story.rest());
+}
+
+#[test]
+fn first_failure_ends_the_queue_as_its_policy_says() {
+    for policy in [OnFailure::FinishRunning, OnFailure::StopRunning] {
+        let mut story = Story::new();
+        let budget = Budget::new(3);
+        let jobs = Jobs::with_budget(&story.supervisor, &budget).on_failure(policy);
+        let others = Jobs::with_budget(&story.supervisor, &budget);
+        let running = jobs.submit(endless()).unwrap();
+        let retrying = Backoff::constant(Duration::from_secs(3600));
+        let retrying = exits(1).restart(RestartPolicy::from(Restart::OnFailure).backoff(retrying));
+        let retrying = jobs.submit(JobSpec::new(retrying).retries(1)).unwrap();
+        started(&mut story, &running);
+        let blocked = jobs.submit(JobSpec::new(exits(0)).after(&running)).unwrap();
+        let cancelled = jobs.submit(JobSpec::new(exits(0)).after(&running)).unwrap();
+        cancelled.cancel();
+        ended(&cancelled);
+        assert!(blocked.outcome().is_none(), "a cancelled job is no failure");
+        let failed = jobs.submit(exits(3)).unwrap();
+        assert_eq!(reason(&failed), None);
+        assert_eq!(reason(&blocked), Some(GiveUpReason::FailFast));
+        assert_eq!(reason(&retrying), Some(GiveUpReason::FailFast));
+        let late = jobs.submit(exits(0)).unwrap();
+        assert_eq!(reason(&late), Some(GiveUpReason::FailFast));
+        if policy == OnFailure::FinishRunning {
+            assert!(running.outcome().is_none(), "it runs");
+            running.cancel();
+        }
+        let cause = ended(&running).exit().unwrap().cause;
+        let expected = if policy == OnFailure::FinishRunning { ExitCause::Stop } else { ExitCause::FailFast };
+        assert_eq!(cause, expected);
+        assert!(ended(&others.submit(exits(0)).unwrap()).success(), "other queues are not affected");
+        finals(&story.rest());
+    }
+}
+
+#[test]
+fn jobs_start_by_priority_and_then_in_order() {
+    let mut story = Story::new();
+    let jobs = Jobs::new(&story.supervisor, 1);
+    let first = jobs.submit(endless()).unwrap();
+    let submitted: Vec<Job> = [0, 0, 5, -1, 5]
+        .into_iter()
+        .map(|priority| jobs.submit(JobSpec::new(exits(0)).priority(priority)).unwrap())
+        .collect();
+    first.cancel();
+    let events = story.rest();
+    let starts = events.iter().filter(|event| matches!(event.kind, EventKind::Started { .. }));
+    let order: Vec<WorkerId> = starts.map(|event| event.worker).filter(|worker| *worker != first.id()).collect();
+    assert_eq!(order, [2, 4, 0, 1, 3].map(|at| submitted[at].id()));
+}
+
+#[test]
+fn budget_is_shared_by_queues_of_several_supervisors() {
+    let (left, right) = (Supervisor::new().unwrap(), Supervisor::new().unwrap());
+    let budget = Budget::new(2);
+    let queues = [Jobs::with_budget(&left, &budget), Jobs::with_budget(&right, &budget)];
+    let waits = shell("sleep 0.02");
+    let all: Vec<Job> = (0..20).map(|at| queues[at % 2].submit(waits.clone()).unwrap()).collect();
+    let last = queues[1].submit(JobSpec::new(exits(0)).after(&all[0]).after(&all[19])).unwrap();
+    assert!(ended(&last).success());
+    for job in &all {
+        let slot = job.slot();
+        assert!(ended(job).success() && slot.is_some_and(|slot| slot <= 2), "{job:?} in slot {slot:?}");
+    }
+    for supervisor in [&left, &right] {
+        supervisor.close();
+        assert!(finals(&supervisor.events().iter().collect::<Vec<_>>()).len() >= 10);
+    }
+}
+
+/// A queue whose supervisor is dropped gives its slots back to the others.
+#[test]
+fn slots_of_a_dropped_supervisor_return_to_the_budget() {
+    let (left, right) = (Supervisor::new().unwrap(), Supervisor::new().unwrap());
+    let budget = Budget::new(1);
+    let running = Jobs::with_budget(&left, &budget).submit(endless()).unwrap();
+    let jobs = Jobs::with_budget(&right, &budget);
+    let waiting = jobs.submit(exits(0)).unwrap();
+    let dependent = jobs.submit(JobSpec::new(exits(0)).after(&running)).unwrap();
+    running.worker().wait_incarnation(1, DEADLINE).unwrap();
+    drop(left);
+    assert!(ended(&waiting).success());
+    assert!(matches!(ended(&dependent), JobOutcome::DependencyFailed { on } if on == running.id()));
+}
+
+/// Otherwise the exits of jobs would fill the channel of a consumer that is slow.
+#[test]
+fn p07_no_job_starts_while_the_window_is_full() {
+    let supervisor = Supervisor::builder().window(64 << 10).build().unwrap();
+    let jobs = Jobs::new(&supervisor, 4);
+    let spec = shell("head -c 4000 /dev/zero | tr '\\0' x >&2").stderr(OutputMode::Bytes);
+    let all: Vec<Job> = (0..200).map(|_| jobs.submit(spec.clone()).unwrap()).collect();
+    assert!(all[199].wait_timeout(Duration::from_secs(1)).is_none());
+    let unreceived = supervisor.events().len();
+    assert!(unreceived < 150, "{unreceived} events wait");
+    supervisor.close();
+    assert_eq!(finals(&supervisor.events().iter().collect::<Vec<_>>()).len(), 200);
+    assert!(all.iter().all(|job| ended(job).success()));
 }

@@ -13,7 +13,8 @@ use crate::{
     supervisor::{
         Supervisor,
         handles::{jobs::JobIntake, stop::StopHandle},
-        worker::job::JobQueue,
+        sync::lock,
+        worker::job::{JobQueue, OnFailure},
     },
 };
 use std::sync::Arc;
@@ -83,6 +84,17 @@ impl Jobs {
         &self.budget
     }
 
+    /// Sets what happens to the other jobs of this queue when one fails: its last attempt has failed, or its [deadline](JobSpec::deadline)
+    /// has passed. By default they run. A job that is cancelled has not failed.
+    ///
+    /// Jobs that are not started any more have [`NotStarted`](crate::EventKind::NotStarted) as their final event, with the reason
+    /// [`FailFast`](crate::events::GiveUpReason::FailFast); also those that are submitted after the failure.
+    #[must_use]
+    pub fn on_failure(self, policy: OnFailure) -> Self {
+        lock(&self.queue.failures).policy = policy;
+        self
+    }
+
     /// Adds a job: a [`WorkerSpec`](crate::WorkerSpec), or a [`JobSpec`] with dependencies and resources. Returns at once; the start is
     /// an event.
     ///
@@ -90,13 +102,16 @@ impl Jobs {
     ///
     /// [`JobError`]: an error in the spec, something that it needs and can never get, or a supervisor that takes no more workers.
     pub fn submit(&self, spec: impl Into<JobSpec>) -> Result<Job, JobError> {
-        let JobSpec { worker: spec, after, priority, weight, needs } = spec.into();
+        let JobSpec { worker: mut spec, after, priority, weight, needs, deadline, retries } = spec.into();
+        if let Some(retries) = retries {
+            spec.restart = spec.restart.with_retries(retries);
+        }
         spec.validate()?;
         if let Some(other) = after.iter().find(|job| !Arc::ptr_eq(&job.queue.budget, &self.queue.budget)) {
             return Err(JobError::OtherBudget { job: other.worker() });
         }
         let permit = self.intake.permit().ok_or(JobError::SupervisorGone)?;
-        let (worker, shared) = self.intake.add(&self.queue, (spec, permit), &after, |schedule, id| {
+        let (worker, shared) = self.intake.add(&self.queue, (spec, deadline, permit), &after, |schedule, id| {
             let demand = schedule.demand(u64::from(weight), &needs)?;
             Ok::<_, JobError>(NewTask { id, demand, priority, after: after.iter().map(|job| job.task).collect() })
         })?;

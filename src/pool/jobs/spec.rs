@@ -4,7 +4,7 @@ use crate::{
     pool::jobs::job::Job,
     supervisor::{spec::WorkerSpec, worker::job::SharedJob},
 };
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 /// A [`WorkerSpec`] with what its start waits for, for [`Jobs::submit`](crate::pool::Jobs::submit).
 ///
@@ -25,6 +25,8 @@ pub struct JobSpec {
     pub(crate) priority: i32,
     pub(crate) weight: u32,
     pub(crate) needs: Vec<(Box<str>, u64)>,
+    pub(crate) deadline: Option<Duration>,
+    pub(crate) retries: Option<u32>,
 }
 
 impl From<WorkerSpec> for JobSpec {
@@ -36,7 +38,7 @@ impl From<WorkerSpec> for JobSpec {
 impl JobSpec {
     /// Creates the spec of a job that runs `worker`.
     pub fn new(worker: WorkerSpec) -> Self {
-        Self { worker, after: Vec::new(), priority: 0, weight: 1, needs: Vec::new() }
+        Self { worker, after: Vec::new(), priority: 0, weight: 1, needs: Vec::new(), deadline: None, retries: None }
     }
 
     /// The job starts after `job` has succeeded; further calls add dependencies. If one of them fails, is cancelled or cannot start,
@@ -67,6 +69,23 @@ impl JobSpec {
     #[doc(alias = "RESOURCE_LOCK")]
     pub fn needs(mut self, resources: impl IntoIterator<Item = (impl Into<Box<str>>, u64)>) -> Self {
         self.needs.extend(resources.into_iter().map(|(name, amount)| (name.into(), amount)));
+        self
+    }
+
+    /// Sets the time that the whole job has, from its submission to its end: its wait for dependencies and for a slot, all attempts, and
+    /// the backoff between them. Then it is not started, or stopped by the [stop policy](WorkerSpec::stop) of its spec, and its final event
+    /// has the reason [`DeadlineExceeded`](crate::events::GiveUpReason::DeadlineExceeded). By default it has no deadline.
+    ///
+    /// [`WorkerSpec::runtime_max`] limits each attempt by itself. Like that, the time leaves out that for which the program is suspended.
+    pub fn deadline(mut self, time: Duration) -> Self {
+        self.deadline = Some(time);
+        self
+    }
+
+    /// Sets how often the job is tried again after a failure; by default as the [restart policy](WorkerSpec::restart) of its spec says,
+    /// which is never. That policy still says what a failure is, and the backoff between two attempts, in which the job has no slot.
+    pub fn retries(mut self, retries: u32) -> Self {
+        self.retries = Some(retries);
         self
     }
 }

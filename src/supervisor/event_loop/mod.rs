@@ -279,6 +279,7 @@ impl EventLoop {
                     self.reading.next_check = FIRST_CHECK;
                 }
             }
+            Timer::JobDeadline(worker) => self.supervise(|supervision, cx| supervision.job_overdue(worker, cx)),
             Timer::SpawnQueue => self.relieve_starts(),
             Timer::SpawnTimeout(worker) => self.supervise(|supervision, cx| supervision.spawn_timed_out(worker, cx)),
             Timer::RegistrationRetry => self.register_again(),

@@ -20,7 +20,7 @@ use crate::{
     },
     sys::deferred_close::DropInBackground,
 };
-use std::{fmt, sync::Arc};
+use std::{fmt, sync::Arc, time::Duration};
 
 /// Adds jobs to one supervisor, as long as it takes new workers.
 #[derive(Clone)]
@@ -44,7 +44,7 @@ impl JobIntake {
     /// Adds a queue to a budget.
     pub(crate) fn add_queue(&self, budget: &Arc<SharedBudget>) -> JobQueue {
         let id = budget.add_queue(Arc::new(self.commands.clone()));
-        JobQueue { id, budget: Arc::clone(budget) }
+        JobQueue::new(id, Arc::clone(budget))
     }
 
     /// Returns a permit for a new job; `None` if the supervisor takes no more workers.
@@ -57,7 +57,7 @@ impl JobIntake {
     pub(crate) fn add<E>(
         &self,
         queue: &Arc<JobQueue>,
-        (spec, permit): (WorkerSpec, IntakePermit),
+        (spec, deadline, permit): (WorkerSpec, Option<Duration>, IntakePermit),
         after: &[Arc<SharedJob>],
         task: impl FnOnce(&Schedule, TaskId) -> Result<NewTask, E>,
     ) -> Result<(Worker, Arc<SharedJob>), E> {
@@ -72,7 +72,7 @@ impl JobIntake {
             let failed = after.iter().find(has_failed).map(|on| on.task);
             schedule.submit(queue.id, new, failed);
             let scheduled = ScheduledJob::new(Arc::clone(&worker), Arc::clone(&job));
-            let new = Box::new(NewJob { shared: Arc::clone(&worker), spec, job: scheduled, permit });
+            let new = Box::new(NewJob { shared: Arc::clone(&worker), spec, job: scheduled, deadline, permit });
             // Within the lock: the loop receives the job before any decision about it.
             Ok(self.commands.try_push(Command::Job(JobCommand::Add(new))))
         })?;

@@ -90,6 +90,8 @@ pub(crate) enum Timer {
     Group(GroupId),
     /// The backoff of a worker is over.
     Restart(WorkerId),
+    /// The deadline of a job.
+    JobDeadline(WorkerId),
     /// The worker was stopped during its start, which has not completed in time.
     SpawnTimeout(WorkerId),
     /// Retries refused registrations.

@@ -170,8 +170,7 @@ impl Supervision {
         } else {
             record.decide(cause, cx.reactor.clock.now())
         };
-        let next = AfterExit::from(decision);
-        self.note_attempt(worker, cause);
+        let next = self.after_attempt(worker, cause, decision);
         self.report_end(worker, end, next, cx);
         match next {
             AfterExit::Restart { after } => self.wait_for_restart(worker, after, cx),
@@ -301,8 +300,10 @@ impl Supervision {
                 server.forget(KeyOwner::Attached(worker));
             }
         }
-        record.publish_end(AfterExit::Finished, cx.sink);
+        let gave_up = record.job.as_ref().and_then(|job| job.gave_up);
+        record.publish_end(gave_up.map_or(AfterExit::Finished, AfterExit::GaveUp), cx.sink);
         cx.sink.trace.remove_worker(worker);
+        self.job_ended(record, cx);
     }
 
     /// Whether no worker runs, and none can be started.

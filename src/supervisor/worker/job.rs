@@ -5,17 +5,18 @@ use crate::{
     ids::WorkerId,
     launch::error::SpawnError,
     policy::{
-        restart::AfterExit,
+        restart::{AfterExit, GiveUpReason},
         schedule::task::{QueueId, TaskId, TaskResult},
     },
     supervisor::{
         clock::now,
+        sync::lock,
         worker::{SharedWorker, budget::SharedBudget},
     },
 };
 use std::{
     fmt,
-    sync::{Arc, OnceLock},
+    sync::{Arc, Mutex, OnceLock},
 };
 
 /// The number of the slot, in the environment of a job.
@@ -82,11 +83,56 @@ impl fmt::Display for JobOutcome {
     }
 }
 
+/// What a queue does when a job fails, for [`Jobs::on_failure`](crate::pool::Jobs::on_failure).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum OnFailure {
+    /// The other jobs run, except those that depend on it.
+    #[default]
+    #[doc(alias = "--keep-going")]
+    KeepGoing,
+    /// Jobs that run end by themselves. No other job is started, and none is tried again.
+    #[doc(alias = "soon")]
+    FinishRunning,
+    /// Jobs that run are stopped, and no other job is started.
+    #[doc(alias = "now")]
+    #[doc(alias = "--fail-fast")]
+    StopRunning,
+}
+
 /// One queue of a budget. Dropped with the last handle of it and the last of its jobs.
 #[derive(Debug)]
 pub(crate) struct JobQueue {
     pub(crate) id: QueueId,
     pub(crate) budget: Arc<SharedBudget>,
+    pub(crate) failures: Mutex<Failures>,
+}
+
+/// The failures of a queue.
+#[derive(Debug, Default)]
+pub(crate) struct Failures {
+    pub(crate) policy: OnFailure,
+    /// A job has failed, and the policy is not to keep going.
+    pub(crate) has_halted: bool,
+}
+
+impl JobQueue {
+    pub(crate) fn new(id: QueueId, budget: Arc<SharedBudget>) -> Self {
+        Self { id, budget, failures: Mutex::default() }
+    }
+
+    /// Whether no job is started any more.
+    pub(crate) fn has_halted(&self) -> bool {
+        lock(&self.failures).has_halted
+    }
+
+    /// A job has failed. Returns what happens to the others, if that was the first failure and changes anything.
+    pub(crate) fn note_failure(&self) -> Option<OnFailure> {
+        let mut failures = lock(&self.failures);
+        let is_first = failures.policy != OnFailure::KeepGoing && !failures.has_halted;
+        failures.has_halted |= is_first;
+        is_first.then_some(failures.policy)
+    }
 }
 
 impl Drop for JobQueue {
@@ -132,11 +178,13 @@ pub(crate) struct ScheduledJob {
     pub(crate) has_slot: bool,
     /// Its last attempt was a success.
     pub(crate) has_succeeded: bool,
+    /// Why it is ended by its queue.
+    pub(crate) gave_up: Option<GiveUpReason>,
 }
 
 impl ScheduledJob {
     pub(crate) fn new(worker: Arc<SharedWorker>, shared: Arc<SharedJob>) -> Self {
-        Self { worker, shared, has_slot: false, has_succeeded: false }
+        Self { worker, shared, has_slot: false, has_succeeded: false, gave_up: None }
     }
 
     /// Returns the slot between two attempts.
