@@ -89,8 +89,7 @@ impl Host<'_> {
             Ok(params) => params,
             Err(error) => return drop(request.reply_error(&error.into())),
         };
-        let timeout = self.options.timeout;
-        let called = self.call((&plugin, method, params), timeout, Caller::Plugin(request), crate::now());
+        let called = self.call((&plugin, method, params), None, Caller::Plugin(request), crate::now());
         if let Err((Caller::Plugin(request), error)) = called {
             drop(request.reply_error(&RpcError::new(1, error)));
         }

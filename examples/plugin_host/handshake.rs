@@ -8,9 +8,11 @@ use crate::options::Options;
 use pipewright::{OutputMode, Pass, Readiness, ReadinessAnswer, Restart, Watchdog, WorkerSpec};
 use serde::Deserialize;
 use serde_json::json;
-use std::path::Path;
+use std::{path::Path, time::Duration};
 
 const VERSIONS: [u32; 2] = [1, 2];
+/// For a call of a plugin in a debugger, and for its handshake.
+pub(crate) const ATTACHED_TIMEOUT: Duration = Duration::from_secs(3600);
 
 /// What a plugin may ask of the host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,10 +71,17 @@ impl Hello {
     }
 }
 
-fn readiness(options: &Options) -> Readiness {
+fn readiness(timeout: Duration) -> Readiness {
     let capabilities = Capability::ALL.map(Capability::name);
     let offer = json!({"host": "plugin_host", "versions": VERSIONS, "capabilities": capabilities});
-    Readiness::call("initialize", &offer, |hello: Hello| hello.judge()).timeout(options.ready_timeout)
+    Readiness::call("initialize", &offer, |hello: Hello| hello.judge()).timeout(timeout)
+}
+
+/// A plugin that is started elsewhere, for example in a debugger, and connects.
+pub(crate) fn attached_spec(file: &Path, label: &str) -> WorkerSpec {
+    // A process that is stopped in a debugger is not late.
+    let ready = readiness(ATTACHED_TIMEOUT);
+    WorkerSpec::new(file).name(label).control(Pass::env("PIPEWRIGHT_CONTROL")).ready(ready)
 }
 
 /// The worker of a plugin's file.
@@ -82,7 +91,7 @@ pub(crate) fn spec(file: &Path, label: &str, options: &Options) -> WorkerSpec {
         .control(Pass::env("PIPEWRIGHT_CONTROL"))
         .stdout(OutputMode::Lines)
         .stderr(OutputMode::Lines) // its end also comes with the exit
-        .ready(readiness(options))
+        .ready(readiness(options.ready_timeout))
         .watchdog(Watchdog::ping(options.watchdog_period))
         .restart(Restart::Always) // after 100 ms, 200 ms, … 30 s; gives up after 5 restarts in 30 s
 }

@@ -122,9 +122,34 @@ impl<'a> Host<'a> {
         };
         for change in self.settling.handle(&found, now) {
             match change {
-                Change::New(name) | Change::Changed(name) => self.load(&name),
+                Change::New(name) => self.load(&name),
+                Change::Changed(name) => self.file_changed(&name),
                 Change::Removed(name) => self.remove(&name),
             }
+        }
+    }
+
+    /// A process in a debugger is not replaced.
+    fn file_changed(&mut self, name: &str) {
+        match self.plugins.get(name).and_then(Plugin::attached) {
+            Some(attached) => {
+                let label = attached.label();
+                self.screen.note(&format!("{label}: its file has changed, {label} stays; `reload {name}` replaces it"));
+            }
+            None => self.load(name),
+        }
+    }
+
+    /// Shows how to start a process that replaces the present one.
+    fn attach(&mut self, name: &str) {
+        let Some(plugin) = self.plugins.get_mut(name) else { return self.fail(&self.unknown(name)) };
+        let label = plugin.next_label(name);
+        match self.supervisor.attach(handshake::attached_spec(&plugin.path, &label)) {
+            Ok(attachment) => {
+                self.screen.result(&format!("{attachment} '{}'", plugin.path.display()));
+                self.insert(name, Instance::attached(attachment.into_worker()));
+            }
+            Err(error) => self.fail(&format!("{label}: {error}")),
         }
     }
 
@@ -134,15 +159,18 @@ impl<'a> Host<'a> {
         let plugin = self.plugins.entry(name.to_owned()).or_insert_with(|| Plugin::new(path));
         let label = plugin.next_label(name);
         match self.supervisor.spawn(handshake::spec(&plugin.path, &label, self.options)) {
-            Ok(worker) => {
-                for instance in plugin.insert(Instance::new(worker)) {
-                    self.retire(instance, &format!("superseded by {label}"));
-                }
-            }
+            Ok(worker) => self.insert(name, Instance::new(worker)),
             Err(error) => {
                 let stays = plugin.current.as_ref().map(|current| format!("; {} stays", current.label()));
                 self.screen.note(&format!("{label}: {error}{}", stays.unwrap_or_default()));
             }
+        }
+    }
+
+    fn insert(&mut self, name: &str, instance: Instance) {
+        let reason = format!("superseded by {}", instance.label());
+        for instance in self.plugins.get_mut(name).map(|plugin| plugin.insert(instance)).into_iter().flatten() {
+            self.retire(instance, &reason);
         }
     }
 
@@ -186,6 +214,7 @@ impl<'a> Host<'a> {
             EventKind::Exited { exit, next } => self.exited((id, &label), &exit, next),
             EventKind::SpawnFailed { error, next } => {
                 self.screen.note(&format!("{label}: {error}, {next}"));
+                self.give_up_candidate(id);
                 self.ended(id, next);
             }
             EventKind::NotStarted { next } => self.ended(id, next),
@@ -265,10 +294,12 @@ impl<'a> Host<'a> {
             && let Some((name, _)) = self.role(id)
         {
             let name = name.to_owned();
-            self.screen
-                .note(&format!("{name}: does not run; it is started when its file changes, or by `reload {name}`"));
-            if let Some(plugin) = self.plugins.get_mut(&name) {
-                plugin.current = None;
+            let ended = self.plugins.get_mut(&name).and_then(|plugin| plugin.current.take());
+            if ended.is_some_and(|ended| ended.is_attached) {
+                self.load(&name);
+            } else {
+                let how = format!("it is started when its file changes, or by `reload {name}`");
+                self.screen.note(&format!("{name}: does not run; {how}"));
             }
         }
     }
@@ -288,7 +319,6 @@ impl<'a> Host<'a> {
         match command {
             Command::Nothing => {}
             Command::Call { plugin, method, params, timeout } => {
-                let timeout = timeout.unwrap_or(self.options.timeout);
                 if let Err((_, error)) = self.call((&plugin, method, params), timeout, Caller::Prompt, now) {
                     self.fail(&error);
                 }
@@ -305,6 +335,7 @@ impl<'a> Host<'a> {
             }
             Command::Reload(Some(name)) if self.plugins.contains_key(&name) => self.load(&name),
             Command::Reload(Some(name)) => self.fail(&self.unknown(&name)),
+            Command::Attach(name) => self.attach(&name),
             Command::Wait => self.is_waiting = true,
             Command::Help => self.screen.result(prompt::HELP),
             Command::Quit => self.is_quitting = true,
@@ -322,17 +353,19 @@ impl<'a> Host<'a> {
         format!("no plugin {name:?}; there are: {}", names.join(", "))
     }
 
-    /// Starts a call, or returns the caller and the reason.
+    /// Starts a call, by default with the timeout of the options. Returns the caller and the reason if that fails.
     pub(crate) fn call(
         &mut self,
         (plugin, method, params): (&str, String, Value),
-        timeout: Duration,
+        timeout: Option<Duration>,
         caller: Caller,
         now: Instant,
     ) -> Result<(), (Caller, String)> {
         let Some(found) = self.plugins.get(plugin) else { return Err((caller, self.unknown(plugin))) };
         let Some(current) = &found.current else { return Err((caller, format!("{plugin} does not run"))) };
         let worker = current.worker.clone();
+        let default = if current.is_attached { handshake::ATTACHED_TIMEOUT } else { self.options.timeout };
+        let timeout = timeout.unwrap_or(default);
         self.calls.start(NewCall { worker, method, params, timeout, caller }, now)
     }
 

@@ -19,6 +19,9 @@
 //! plugins, and plugins whose files are removed are stopped. `plugins/` has plugins in Python and Node, and one in Rust that is built as
 //! the example `prime_plugin`.
 //!
+//! **Debugging.** `attach words.py` prints the variable with which the plugin is started in another terminal, in a debugger or not: that
+//! process gets the calls, by default for an hour each, until it ends.
+//!
 //! The exit code is 0 if all calls succeeded, 1 if one failed, 2 if the command line or the directory is invalid, 130 after Ctrl-C.
 
 mod options; // the command line

@@ -21,11 +21,17 @@ pub(crate) struct Instance {
     pub(crate) worker: Worker,
     /// `None` until it was ready once.
     pub(crate) hello: Option<Hello>,
+    /// Its process is started elsewhere.
+    pub(crate) is_attached: bool,
 }
 
 impl Instance {
     pub(crate) fn new(worker: Worker) -> Self {
-        Self { worker, hello: None }
+        Self { worker, hello: None, is_attached: false }
+    }
+
+    pub(crate) fn attached(worker: Worker) -> Self {
+        Self { is_attached: true, ..Self::new(worker) }
     }
 
     /// Name and number of the load, such as `words.py#2`.
@@ -67,12 +73,21 @@ impl Plugin {
         }
     }
 
-    /// Whether a process is not ready yet.
-    pub(crate) fn is_starting(&self) -> bool {
-        self.candidate.is_some() || self.current.as_ref().is_some_and(|current| current.hello.is_none())
+    fn instances(&self) -> impl Iterator<Item = &Instance> {
+        self.current.iter().chain(&self.candidate)
     }
 
-    /// Adds a started worker. Returns the one that it replaces at once, and what has to end: `current` stays if it has ever been ready.
+    /// Whether a process is not ready yet that this program has started.
+    pub(crate) fn is_starting(&self) -> bool {
+        self.instances().any(|instance| instance.hello.is_none() && !instance.is_attached)
+    }
+
+    /// The process that is started elsewhere, or is awaited.
+    pub(crate) fn attached(&self) -> Option<&Instance> {
+        self.instances().find(|instance| instance.is_attached)
+    }
+
+    /// Adds a worker. Returns those that it replaces at once: `current` stays if it has ever been ready.
     pub(crate) fn insert(&mut self, instance: Instance) -> Vec<Instance> {
         let superseded = self.candidate.take();
         let useless = self.current.take_if(|current| current.hello.is_none());
@@ -96,12 +111,14 @@ impl Plugin {
             number => format!(", restarted {} times", number - 1),
         };
         let state = match &current.hello {
+            None if current.is_attached => "has not connected".to_owned(),
             None => "starts".to_owned(),
             Some(hello) => format!("version {}: {}", hello.version, printable(&hello.methods.join(", "))),
         };
         let label = current.label();
         let next = self.candidate.as_ref().map_or_else(String::new, |candidate| {
-            format!("\n{} starts, and replaces {label} when it is ready", candidate.label())
+            let state = if candidate.is_attached { "has not connected" } else { "starts" };
+            format!("\n{} {state}, and replaces {label} when it is ready", candidate.label())
         });
         format!("{label}{pid}{restarts}, {state}{next}")
     }

@@ -14,6 +14,7 @@ call PLUGIN METHOD [JSON] [within TIME]  call a method; JSON is an array or an o
 cancel NUMBER                            cancel a call
 list                                     show the plugins and the open calls
 reload [PLUGIN]                          start new processes, which replace the old ones when they are ready
+attach PLUGIN                            show how to start a process in a debugger, which replaces the old one
 wait                                     read no further command until all calls have ended and all plugins have started
 help                                     show this list
 quit                                     cancel all calls, stop all plugins, and exit
@@ -35,6 +36,7 @@ pub(crate) enum Command {
     },
     Cancel(u64),
     List,
+    Attach(String),
     /// Of one plugin, or of all.
     Reload(Option<String>),
     Wait,
@@ -56,6 +58,7 @@ impl Command {
             }
             Some("list") => Self::List,
             Some("reload") => Self::Reload(words.next().map(str::to_owned)),
+            Some("attach") => Self::Attach(words.next().ok_or("usage: attach PLUGIN")?.to_owned()),
             Some("wait") => Self::Wait,
             Some("help" | "?") => Self::Help,
             Some("quit" | "exit") => Self::Quit,

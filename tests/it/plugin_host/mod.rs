@@ -259,6 +259,35 @@ fn p15_plugin_that_hangs_is_replaced_by_its_watchdog() {
 }
 
 #[test]
+fn attached_process_replaces_the_plugin_until_it_ends() {
+    let mut session = Session::start(&[], &["words.py"]);
+    session.expect("words.py#1: ready");
+    let old = session.pid("words.py#1");
+    session.type_lines("attach words.py\nwait\nlist");
+    session.expect("words.py#2 has not connected, and replaces words.py#1 when it is ready");
+    // Changes of the file do not end the wait for it.
+    let line = session.expect("PIPEWRIGHT_CONTROL=");
+    write_plugin(&session.path("words.py"), "import plugin\nplugin.serve({'where': lambda cancelled: 'here'})");
+    session.expect("words.py#2: its file has changed, words.py#2 stays; `reload words.py` replaces it");
+    // As pasted in another terminal.
+    let spec = WorkerSpec::new("sh").args(["-c", &format!("{line} & wait")]).env("PYTHONDONTWRITEBYTECODE", "1");
+    let mut terminal = spec.spawn_unsupervised().unwrap();
+    session.expect("words.py#2: ready");
+    session.expect("words.py#1: replaced by words.py#2, stops");
+    wait_gone(old);
+    session.type_lines("call words.py where");
+    session.expect("[1] \"here\"");
+    let attached = session.pid("words.py#2");
+    assert!(std::process::Command::new("kill").arg(attached.to_string()).status().unwrap().success());
+    terminal.wait_timeout(DEADLINE).unwrap().expect("the plugin has ended");
+    session.expect("words.py#3: ready");
+    session.type_lines("call words.py where\nattach nothing");
+    session.expect("[2] \"here\"");
+    session.expect("no plugin \"nothing\"");
+    assert_eq!(session.finish().0.code(), Some(1));
+}
+
+#[test]
 fn p02_garbage_on_a_connection_is_shown_and_skipped() {
     let mut session = Session::start(&[], &["faulty.py"]);
     session.type_lines("call faulty.py garbage");

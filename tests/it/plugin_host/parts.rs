@@ -45,6 +45,7 @@ fn other_commands_are_parsed() {
         ("list", Command::List),
         ("reload", Command::Reload(None)),
         ("reload words.py", Command::Reload(Some("words.py".into()))),
+        ("attach words.py", Command::Attach("words.py".into())),
         ("wait", Command::Wait),
         ("help", Command::Help),
         ("quit", Command::Quit),
