@@ -5,7 +5,7 @@ use super::{
     error::ParentError,
     messages::MessageOutput,
 };
-use crate::wire::jsonrpc::address::Address;
+use crate::wire::jsonrpc::{address::Address, hello::AcceptedHello};
 use std::{
     env,
     ffi::{OsStr, OsString},
@@ -60,7 +60,7 @@ impl Setting {
     }
 
     /// Connects to the control pipe at this path, with `key` or else with the key that ends the text, behind a `?`.
-    pub(super) fn connect(self, key: Option<&str>) -> Result<Arc<ControlClient>, ParentError> {
+    pub(super) fn connect(self, key: Option<&str>) -> Result<(Arc<ControlClient>, AcceptedHello), ParentError> {
         let text = self.value.to_string_lossy();
         let address = match key {
             Some(key) => Address::new(&text, key),

@@ -19,7 +19,7 @@ use crate::{
             encode,
             endpoint::{Inbound, Received},
             error::CallError,
-            hello::Hello,
+            hello::{AcceptedHello, Hello},
             protocol::{HELLO, SHUTDOWN},
             reader::{RpcInput, RpcLine, RpcReader},
             request::{Notification, Request, RpcSender},
@@ -27,10 +27,8 @@ use crate::{
     },
 };
 use crossbeam_channel::{Receiver, Sender};
-use serde::{
-    Serialize,
-    de::{DeserializeOwned, IgnoredAny},
-};
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::value::RawValue;
 use std::{
     io, process,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
@@ -99,16 +97,16 @@ struct ReadState {
 
 impl ControlClient {
     /// Connects and waits until the parent has accepted the key.
-    pub(super) fn connect(address: &Address) -> Result<Arc<Self>, ConnectError> {
+    pub(super) fn connect(address: &Address) -> Result<(Arc<Self>, AcceptedHello), ConnectError> {
         let name = PipeName::new(&address.path).map_err(io::Error::from)?;
         // The parent may run as another user: the worker was started by sudo, or has dropped its privileges.
         let options = ConnectOptions::new().trust_directory();
         let stream = options.connect(&name, CONNECT_TIMEOUT).map_err(io::Error::from)?;
         let (input, output) = stream.split();
         let client = Self::start(ControlInput::Socket(input), ControlOutput::Socket(output), None)?;
-        let answer = client.call::<_, IgnoredAny>(HELLO, &Hello::new(&address.key), HELLO_TIMEOUT);
+        let answer = client.call::<_, Box<RawValue>>(HELLO, &Hello::new(&address.key), HELLO_TIMEOUT);
         match answer {
-            Ok(_) => Ok(client),
+            Ok(result) => Ok((client, AcceptedHello::from_result(&result))),
             Err(CallError::Rpc(error)) => Err(ConnectError::Refused(error.message)),
             Err(error) => Err(ConnectError::Io(error.into())),
         }
@@ -203,6 +201,16 @@ impl ControlClient {
             return Err(CallError::TimedOut);
         };
         decode(answer?.get()).map_err(|error| CallError::InvalidResult(Box::new(error)))
+    }
+
+    /// Sends whole lines, however long the parent does not read.
+    pub(super) fn send_lines(&self, lines: &[u8]) -> Result<(), CallError> {
+        self.send(lines, &StartedTimeout::now(Timeout::never()))
+    }
+
+    /// Waits until the parent has closed the connection or exited. Returns false if `timeout` passes first.
+    pub(super) fn wait_closed(&self, timeout: Duration) -> bool {
+        self.role.wait_closed(timeout)
     }
 
     fn send(&self, line: &[u8], timeout: &StartedTimeout<'_>) -> Result<(), CallError> {
@@ -321,7 +329,7 @@ impl ControlClient {
 
 impl RpcSender for ControlClient {
     fn send_line(&self, line: Vec<u8>) -> Result<(), CallError> {
-        self.send(&line, &StartedTimeout::now(Timeout::never()))
+        self.send_lines(&line)
     }
 
     fn request_answered(&self, id: &str) {

@@ -1,19 +1,23 @@
 //! Where messages go: whole frames, from many threads.
 
 use super::{
+    control::ControlClient,
     error::{ParentError, SendError},
     transport::{wait_output_closed, write_to_standard_output},
 };
 use crate::{
     pipe::anonymous::{ends::PipeWriter, handle::Handle},
-    wire::framing::{Framing, encode::encode},
+    wire::{
+        framing::{Framing, encode::encode},
+        jsonrpc::{encode::notification, error::CallError, protocol::MESSAGE},
+    },
 };
 use serde::Serialize;
 use std::{
     cell::Cell,
     io::{self, Write as _},
     process,
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -34,6 +38,8 @@ enum MessageEnd {
     /// Every `send` fails.
     None,
     Pipe(PipeWriter),
+    /// In a worker that is attached: notifications.
+    Control(Arc<ControlClient>),
     /// In a worker that is tried by hand.
     StandardOutput,
 }
@@ -60,6 +66,11 @@ impl MessageOutput {
         Self::new(MessageEnd::None)
     }
 
+    /// A notification for each message, whatever the framing.
+    pub(super) fn over_control(control: &Arc<ControlClient>) -> Self {
+        Self::new(MessageEnd::Control(Arc::clone(control)))
+    }
+
     /// A line of standard output for each message, whatever the framing.
     pub(super) fn standalone() -> Self {
         Self::new(MessageEnd::StandardOutput)
@@ -75,7 +86,7 @@ impl MessageOutput {
     pub(super) fn pipe(&self) -> Option<&PipeWriter> {
         match &self.end {
             MessageEnd::Pipe(pipe) => Some(pipe),
-            MessageEnd::None | MessageEnd::StandardOutput => None,
+            MessageEnd::None | MessageEnd::Control(_) | MessageEnd::StandardOutput => None,
         }
     }
 
@@ -84,8 +95,8 @@ impl MessageOutput {
     }
 
     pub(super) fn set_framing(&mut self, framing: Framing) {
-        // A person reads standard output, where lines of the control connection come in between.
-        if !matches!(self.end, MessageEnd::StandardOutput) {
+        // Lines of the control connection come in between, also where a person reads standard output.
+        if !matches!(self.end, MessageEnd::Control(_) | MessageEnd::StandardOutput) {
             self.framing = framing;
         }
     }
@@ -94,11 +105,20 @@ impl MessageOutput {
         // Taken out, not borrowed: serializing the value may itself send messages.
         let mut frame = FRAME.try_with(Cell::take).unwrap_or_default();
         frame.clear();
-        let sent = encode(self.framing, value, &mut frame).map_err(SendError::Encode).and_then(|()| self.write(&frame));
+        let sent = self.encode(value, &mut frame).and_then(|()| self.write(&frame));
         frame.shrink_to(KEPT_BYTES_MAX);
         // Fails on a thread whose buffer was destroyed already; that thread sends as well.
         FRAME.try_with(|kept| kept.set(frame)).unwrap_or_default();
         sent
+    }
+
+    /// Appends a message as one frame. After an error `frames` is unchanged.
+    fn encode<T: Serialize + ?Sized>(&self, value: &T, frames: &mut Vec<u8>) -> Result<(), SendError> {
+        let encoded = match self.end {
+            MessageEnd::Control(_) => notification(MESSAGE, &(value,)).map(|line| frames.extend(line)),
+            MessageEnd::None | MessageEnd::Pipe(_) | MessageEnd::StandardOutput => encode(self.framing, value, frames),
+        };
+        encoded.map_err(SendError::Encode)
     }
 
     pub(super) fn is_closed(&self) -> bool {
@@ -109,6 +129,7 @@ impl MessageOutput {
         let waited = match &self.end {
             MessageEnd::None => Ok(false),
             MessageEnd::Pipe(pipe) => pipe.wait_broken(timeout),
+            MessageEnd::Control(control) => Ok(control.wait_closed(timeout)),
             MessageEnd::StandardOutput => wait_output_closed(timeout),
         };
         // poll(2) fails only for want of memory, which says nothing about the parent.
@@ -120,6 +141,13 @@ impl MessageOutput {
         let mut pipe = match &self.end {
             MessageEnd::None => return Err(SendError::NoMessages),
             MessageEnd::Pipe(pipe) => pipe,
+            MessageEnd::Control(control) => {
+                return control.send_lines(frames).map_err(|error| match error {
+                    CallError::Io(error) => SendError::Io(error),
+                    // The writing has no timeout.
+                    _ => SendError::ParentGone,
+                });
+            }
             MessageEnd::StandardOutput => {
                 return write_to_standard_output(frames).map_err(|error| match error.kind() {
                     io::ErrorKind::BrokenPipe => SendError::ParentGone,
@@ -173,7 +201,7 @@ impl<'a> BufferedSender<'a> {
     /// As for [`Parent::send`](crate::Parent::send). After [`SendError::Encode`] the messages before it are still buffered; after
     /// any other error the buffer is empty.
     pub fn send<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), SendError> {
-        encode(self.messages.framing, value, &mut self.frames).map_err(SendError::Encode)?;
+        self.messages.encode(value, &mut self.frames)?;
         if self.frames.len() >= self.capacity { self.flush() } else { Ok(()) }
     }
 
@@ -202,7 +230,7 @@ impl Drop for BufferedSender<'_> {
 
 #[cfg(test)]
 mod tests {
-    use std::{io::Read as _, os::fd::AsFd as _, sync::Arc, thread};
+    use std::{io::Read as _, os::fd::AsFd as _, thread};
 
     use serde_json::json;
 

@@ -119,7 +119,8 @@ impl Parent {
     ///
     /// The program's own argument parser must let these arguments pass; or it parses the number and calls
     /// [`from_handle`](Self::from_handle). With a control pipe, a thread is started that reads what the parent sends. Where nothing
-    /// is named, `PIPEWRIGHT_STANDALONE=1` lets the worker be [tried by hand](Self#trying-a-worker-by-hand).
+    /// is named, `PIPEWRIGHT_STANDALONE=1` lets the worker be [tried by hand](Self#trying-a-worker-by-hand). A worker that is
+    /// [attached](crate::Supervisor::attach) has a control pipe only; its messages go over that.
     ///
     /// # Errors
     ///
@@ -141,8 +142,12 @@ impl Parent {
             }
             return Err(ParentError::NotAWorker { program: arguments::program_name(program.as_deref()) });
         }
-        let messages = messages.map_or_else(|| Ok(MessageOutput::none()), Setting::open)?;
-        Ok(Self { messages, control })
+        let messages = match (messages, &control) {
+            (Some(number), _) => number.open()?,
+            (None, Some((control, hello))) if hello.messages => MessageOutput::over_control(control),
+            (None, _) => MessageOutput::none(),
+        };
+        Ok(Self { messages, control: control.map(|(control, _)| control) })
     }
 
     /// Takes the pipe whose number is in an environment variable.

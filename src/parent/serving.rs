@@ -60,6 +60,12 @@ impl ReaderRole {
         self.listener_wake.notify_all();
     }
 
+    /// Waits until the connection has ended. Returns false if `timeout` passes first.
+    pub(super) fn wait_closed(&self, timeout: Duration) -> bool {
+        let waited = self.listener_wake.wait_timeout_while(self.shared(), timeout, |shared| !shared.is_closed);
+        waited.unwrap_or_else(PoisonError::into_inner).0.is_closed
+    }
+
     pub(super) fn begin_serving(&self) -> Serving<'_> {
         let mut shared = self.shared();
         shared.servers = if shared.servers == Servers::None { Servers::One } else { Servers::Many };

@@ -61,6 +61,12 @@ impl Message {
         slices(chunk, spans).map(|slice| Self { slice })
     }
 
+    /// A message that shares its chunk with no other.
+    pub(crate) fn single(bytes: Vec<u8>, permit: Permit) -> Self {
+        let span = Span::new(0, bytes.len());
+        Self { slice: Slice { chunk: Chunk::new(bytes, permit), span } }
+    }
+
     /// The message as bytes.
     pub fn as_bytes(&self) -> &[u8] {
         self.slice.bytes()

@@ -24,22 +24,25 @@ const VARIABLE: &str = "PIPEWRIGHT_CONTROL";
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 ///
-/// Calls, notifications, requests and readiness are those of any worker. Different is what depends on the start:
+/// Calls, notifications, requests, messages and readiness are those of any worker. Different is what depends on the start:
 ///
 /// * [`Started`](crate::EventKind::Started) is sent when the process connects. There is no timeout for that, unless
 ///   [`control_connect_timeout`](WorkerSpec::control_connect_timeout) sets one: then [`SpawnFailed`](crate::EventKind::SpawnFailed) is the
 ///   final event. A worker that is stopped before ends with [`NotStarted`](crate::EventKind::NotStarted).
 /// * [`Exited`](crate::EventKind::Exited) is sent when the process ends. Its status is known since Linux 6.15, if its own parent reaps it
 ///   within about 250 ms; otherwise it is [`Unknown`](crate::ExitStatus::Unknown). There is no usage and no output.
+/// * If the spec has [messages](WorkerSpec::messages), a worker that uses [`Parent::from_args`](crate::Parent::from_args) sends them over
+///   control. They count against the [`control_window`](WorkerSpec::control_window), and the framing is not used.
 /// * The worker has one incarnation: neither a policy nor [`Worker::restart`] starts another. Attach again for the next process.
 /// * A stop, also by dropping the supervisor, sends the notification `shutdown` and waits up to 2 s. A process that still runs then is let
-///   go: its connection is closed, and its status is [`Detached`](crate::ExitStatus::Detached). No signals are sent, and the process outlives the
-///   supervisor. If the spec has a [stop policy](WorkerSpec::stop), that is followed, up to SIGKILL of the process.
+///   go: its connection is closed, and its status is [`Detached`](crate::ExitStatus::Detached). No signals are sent, and the process
+///   outlives the supervisor. If the spec has a [stop policy](WorkerSpec::stop), that is followed, up to SIGKILL of the process.
 /// * Descendants of the process are never signalled, and Ctrl-Z in this program does not stop it. Signals by the methods of [`Worker`]
 ///   reach the process alone; before Linux 6.5 they fail with `EPERM`.
 ///
-/// [`SpecError::Conflict`](crate::SpecError::Conflict) refuses a spec without [`control`](WorkerSpec::control), and settings whose promise cannot
-/// be kept: restarts, pipes and file descriptors, readiness by them, a watchdog, a maximum runtime, limits.
+/// [`SpecError::Conflict`](crate::SpecError::Conflict) refuses a spec without [`control`](WorkerSpec::control), and settings whose promise
+/// cannot be kept: restarts, other pipes and file descriptors, messages on a standard stream, readiness by any of these, a watchdog, a
+/// maximum runtime, limits.
 ///
 /// The process must be in the same PID namespace, and of the same user or of [`peer_user`](WorkerSpec::peer_user). The program in the spec
 /// is a name only; arguments, environment, working directory, standard streams, priorities and the process group are not used.

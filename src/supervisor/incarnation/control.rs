@@ -28,9 +28,9 @@ use crate::{
         identity, poll,
         proc::{list, process},
     },
-    wire::jsonrpc::hello,
+    wire::{jsonrpc::hello, message::Message},
 };
-use std::{iter, os::fd::AsFd, sync::Arc, time::Duration};
+use std::{iter, mem, os::fd::AsFd, sync::Arc, time::Duration};
 
 /// The time in which the exit of the worker is expected to follow the end of a connection or pipe; pending calls then fail with the exit.
 /// The kernel closes the files of an exiting process before it reports the exit, and a loaded machine can delay the report.
@@ -66,7 +66,8 @@ impl Incarnation {
         let token = Token::Control(self.key).as_u64();
         let socket = Arc::new(RpcSocket::duplex(socket, &cx.reactor.poller, token));
         let frame_reader = FrameReader::starting_with(self.spec.max_message_size, &received, hello_bytes);
-        if let Some(answer) = id.and_then(|id| hello::accepted(&id, self.spec.max_message_size)) {
+        let has_messages = self.spec.has_messages_over_control();
+        if let Some(answer) = id.and_then(|id| hello::accepted(&id, self.spec.max_message_size, has_messages)) {
             connection.queue_first(answer);
         }
         self.begin_session(&socket, &connection, frame_reader, cx);
@@ -85,7 +86,9 @@ impl Incarnation {
         cx: &mut IncarnationContext<'_>,
     ) {
         let window = FlowControl::of_worker(self.spec.control_window, &cx.reading.window);
-        self.session = Some(ControlSession::new(Arc::clone(socket), connection, (window, &cx.sink.handlers.waiting)));
+        let mut session = ControlSession::new(Arc::clone(socket), connection, (window, &cx.sink.handlers.waiting));
+        session.messages = self.spec.has_messages_over_control().then(Vec::new);
+        self.session = Some(session);
         connection.open(socket, frame_reader);
         self.register(Token::Control(self.key), cx);
         self.control_opened(cx);
@@ -110,6 +113,7 @@ impl Incarnation {
         let ended = session.read(&mut cx.reading.scratch, |kind| self.event(kind), cx.sink);
         self.record_control_activity(cx.reactor.clock.now());
         let extension = session.extension.take();
+        let messages = session.messages.as_mut().map(mem::take).unwrap_or_default();
         if ended {
             self.shared.route_calls(CallRouter::suspend);
             session.on_end();
@@ -119,9 +123,24 @@ impl Incarnation {
             self.session = Some(session);
             self.check_receipts(cx);
         }
+        self.search_messages(messages, cx);
         self.check_handshake(cx);
         if let Some(time) = extension {
             self.extend(time, cx);
+        }
+    }
+
+    /// Records messages that came over control, and searches them for the one that makes the worker ready.
+    fn search_messages(&mut self, messages: Vec<Message>, cx: &mut IncarnationContext<'_>) {
+        if messages.is_empty() {
+            return;
+        }
+        self.output.has_spoken = true;
+        self.note_messages(|| cx.reactor.clock.now());
+        if self.health.readiness.is_some() {
+            let events: Vec<_> = messages.into_iter().map(|message| self.event(EventKind::Message(message))).collect();
+            self.search(&events);
+            self.check_output_readiness(cx);
         }
     }
 

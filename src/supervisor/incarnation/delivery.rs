@@ -80,7 +80,7 @@ impl Incarnation {
     }
 
     /// Searches events for the message or line that makes the worker ready.
-    fn search(&mut self, events: &[Event]) {
+    pub(crate) fn search(&mut self, events: &[Event]) {
         let Some(ready) = self.spec.ready.as_ref().filter(|ready| ready.is_by_output()) else { return };
         let health = &mut self.health;
         let mut messages = Vec::new();

@@ -22,12 +22,14 @@ use crate::{
             dialect::Dialect,
             endpoint::Inbound,
             message::RpcMessage,
-            protocol::{self, EXTEND},
+            protocol::{self, EXTEND, MESSAGE},
             reader::{RpcInput, RpcLine},
             request::{Notification, Request, RpcSender},
         },
+        message::Message,
     },
 };
+use serde_json::value::RawValue;
 use std::{
     os::fd::{AsFd, BorrowedFd},
     sync::Arc,
@@ -56,6 +58,8 @@ pub(crate) struct ControlSession {
     paused_reader: Option<Box<FrameReader>>,
     /// The extension of its deadlines that the worker has requested.
     pub(crate) extension: Option<Duration>,
+    /// Messages of the last reads, which were reported; `None` if messages do not come over control.
+    pub(crate) messages: Option<Vec<Message>>,
 }
 
 impl AsFd for ControlSession {
@@ -82,6 +86,7 @@ impl ControlSession {
             receipts: ReceiptWatch::default(),
             paused_reader: None,
             extension: None,
+            messages: None,
         }
     }
 
@@ -251,12 +256,28 @@ impl ControlSession {
                 self.extension = protocol::extension(params.as_deref());
                 None
             }
+            Inbound::Notification { method, params } if method == MESSAGE && self.messages.is_some() => {
+                Some(self.worker_message(method, params, length))
+            }
             Inbound::Notification { method, params } => {
                 let notification = Notification { method, params, _permit: Some(self.permit(length)) };
                 Some(EventKind::Notification(Box::new(notification)))
             }
             Inbound::UnexpectedAnswer => Some(self.invalid_frame(line.not_rpc())),
         }
+    }
+
+    /// A message that came as a notification; with other parameters it is a notification.
+    fn worker_message(&mut self, method: String, params: Option<Box<RawValue>>, length: usize) -> EventKind {
+        let permit = self.permit(length);
+        let Some(text) = protocol::message(params.as_deref()) else {
+            return EventKind::Notification(Box::new(Notification { method, params, _permit: Some(permit) }));
+        };
+        let message = Message::single(text.as_bytes().to_vec(), permit);
+        if let Some(messages) = &mut self.messages {
+            messages.push(message.clone());
+        }
+        EventKind::Message(message)
     }
 
     fn invalid_frame(&self, fault: FrameError) -> EventKind {

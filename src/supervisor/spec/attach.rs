@@ -1,7 +1,11 @@
 //! Specs of workers whose process is started elsewhere.
 
 use crate::{
-    launch::{error::SpecError, plan::FdSource, stdio::StdinMode},
+    launch::{
+        error::SpecError,
+        plan::{FdSource, MESSAGES},
+        stdio::StdinMode,
+    },
     policy::{
         stop::{StopPolicy, StopStep},
         survivors::SurvivorPolicy,
@@ -45,12 +49,17 @@ impl WorkerSpec {
         !self.is_attached() || self.stop_asked.is_some()
     }
 
+    /// Whether messages come as notifications: there is no pipe for them.
+    pub(crate) fn has_messages_over_control(&self) -> bool {
+        self.is_attached() && self.messages == MessageSource::Pipe
+    }
+
     /// A setting whose promise cannot be kept for a process that is started elsewhere, and why.
     fn not_attachable(&self) -> Option<(&'static str, &'static str)> {
-        let is_ready_by_pipe = |ready: &Readiness| {
-            matches!(ready.wanted, Wanted::Message(_) | Wanted::Line(..) | Wanted::Newline(_) | Wanted::Notify)
-        };
-        let has_fd = |is_it: fn(&FdSource) -> bool| self.plan.extra_fds.iter().any(|fd| is_it(&fd.source));
+        let is_ready_by_pipe =
+            |ready: &Readiness| matches!(ready.wanted, Wanted::Line(..) | Wanted::Newline(_) | Wanted::Notify);
+        let others = || self.plan.extra_fds.iter().filter(|fd| &*fd.name != MESSAGES);
+        let has_fd = |is_it: fn(&FdSource) -> bool| others().any(|fd| is_it(&fd.source));
         let no_pipe = "the process has no pipe to this one, only its control connection";
         let limits = "limits are set when a process is started";
         [
@@ -60,7 +69,8 @@ impl WorkerSpec {
                 "the process is reached by a control pipe only: add `control`",
             ),
             ("restart", self.restart.can_restart(), "the process can be started again only by what has started it"),
-            ("messages", self.messages != MessageSource::Nowhere, no_pipe),
+            ("messages_on_stdout", self.messages == MessageSource::Stdout, no_pipe),
+            ("messages_on_stderr", self.messages == MessageSource::Stderr, no_pipe),
             ("stdin", matches!(self.stdin, Some(StdinMode::Pipe | StdinMode::Pty)), no_pipe),
             ("ready", self.ready.as_ref().is_some_and(is_ready_by_pipe), no_pipe),
             ("input_pipe", has_fd(|source| matches!(source, FdSource::InputPipe)), no_pipe),

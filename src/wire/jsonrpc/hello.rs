@@ -46,11 +46,32 @@ struct Params<'a> {
     version: Option<&'a RawValue>,
 }
 
-/// The result of an accepted `hello`.
+/// The result of an accepted `hello`, as this library sends it.
 #[derive(Serialize)]
 struct HelloAnswer {
     version: u64,
     max_message_size: usize,
+    #[serde(skip_serializing_if = "is_false")]
+    messages: bool,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature of serde")]
+fn is_false(value: &bool) -> bool {
+    !value
+}
+
+/// The result of an accepted `hello`, as this library reads it. A parent may send any other result.
+#[derive(Debug, Default, Deserialize)]
+pub(crate) struct AcceptedHello {
+    /// Whether the parent takes messages as notifications.
+    #[serde(default)]
+    pub(crate) messages: bool,
+}
+
+impl AcceptedHello {
+    pub(crate) fn from_result(result: &RawValue) -> Self {
+        serde_json::from_str(result.get()).unwrap_or_default()
+    }
 }
 
 impl FirstLine {
@@ -93,9 +114,9 @@ impl ReceivedHello {
 /// The version of a worker that names none.
 const VERSION_IF_ABSENT: u64 = 1;
 
-/// The answer to an accepted `hello` that is a request.
-pub(crate) fn accepted(id: &RequestId, max_message_size: usize) -> Option<Vec<u8>> {
-    encode::response(id, &HelloAnswer { version: VERSION, max_message_size }).ok()
+/// The answer to an accepted `hello` that is a request. `messages` is whether messages are taken as notifications.
+pub(crate) fn accepted(id: &RequestId, max_message_size: usize, messages: bool) -> Option<Vec<u8>> {
+    encode::response(id, &HelloAnswer { version: VERSION, max_message_size, messages }).ok()
 }
 
 /// The answer to a first line that is refused.
@@ -156,8 +177,17 @@ mod tests {
     fn p12_answers_have_the_id_of_the_hello() {
         let text = |line: Option<Vec<u8>>| String::from_utf8(line.unwrap()).unwrap();
         let id = FirstLine::parse(br#"{"jsonrpc":"2.0","id":"a","method":"hello"}"#).id.unwrap();
-        let answer = r#"{"jsonrpc":"2.0","id":"a","result":{"version":1,"max_message_size":9}}"#;
-        assert_eq!(text(accepted(&id, 9)), format!("{answer}\n"));
+        for (messages, member) in [(false, ""), (true, r#","messages":true"#)] {
+            let result = format!(r#"{{"version":1,"max_message_size":9{member}}}"#);
+            assert_eq!(
+                text(accepted(&id, 9, messages)),
+                format!("{{\"jsonrpc\":\"2.0\",\"id\":\"a\",\"result\":{result}}}\n")
+            );
+            assert_eq!(AcceptedHello::from_result(&RawValue::from_string(result).unwrap()).messages, messages);
+        }
+        for other in ["null", "{}", r#"{"messages":1}"#, "[]"] {
+            assert!(!AcceptedHello::from_result(&RawValue::from_string(other.into()).unwrap()).messages, "{other}");
+        }
         let error = RpcError::new(INVALID_REQUEST, "no");
         let answer = |id: &str| {
             format!("{{\"jsonrpc\":\"2.0\",\"id\":{id},\"error\":{{\"code\":-32600,\"message\":\"no\"}}}}\n")

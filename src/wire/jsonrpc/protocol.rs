@@ -15,6 +15,8 @@ pub(crate) const VERSION: u64 = 1;
 pub(crate) const CANCEL: &str = "$/cancelRequest";
 /// The notification by which a worker requests more time to become ready or to exit.
 pub(crate) const EXTEND: &str = "$/extend";
+/// The notification with a message of a worker that has no pipe for messages. Its parameters are an array of the one value.
+pub(crate) const MESSAGE: &str = "$/message";
 /// The notification by which a parent requests the exit of its worker.
 pub(crate) const SHUTDOWN: &str = "shutdown";
 
@@ -40,4 +42,10 @@ pub(crate) struct Extend {
 /// The additional time, from the parameters of [`EXTEND`].
 pub(crate) fn extension(params: Option<&RawValue>) -> Option<Duration> {
     serde_json::from_str::<Extend>(params?.get()).ok().map(|extend| Duration::from_millis(extend.ms))
+}
+
+/// The message, from the parameters of [`MESSAGE`].
+pub(crate) fn message(params: Option<&RawValue>) -> Option<&str> {
+    let [message] = serde_json::from_str::<[&RawValue; 1]>(params?.get()).ok()?;
+    Some(message.get())
 }

@@ -1,5 +1,7 @@
 //! Workers whose process is started elsewhere and connects.
 
+mod messages;
+
 use crate::{
     support::{DEADLINE, FIXTURE, Story, alone, becomes_true, wait_gone},
     terminal::{is_in_state, wait_state},
@@ -25,8 +27,13 @@ fn spec() -> WorkerSpec {
 /// Starts the fixture as a debugger would: without the supervisor, with the variable of the attachment.
 #[track_caller]
 fn start(attachment: &Attachment, subcommand: &str) -> Process {
+    start_with(attachment, &[subcommand])
+}
+
+#[track_caller]
+fn start_with(attachment: &Attachment, arguments: &[&str]) -> Process {
     let (name, value) = attachment.variable();
-    let spec = WorkerSpec::new(FIXTURE).arg(subcommand).env(name, value).stdin(StdinMode::Pipe);
+    let spec = WorkerSpec::new(FIXTURE).args(arguments).env(name, value).stdin(StdinMode::Pipe);
     spec.spawn_unsupervised().unwrap()
 }
 
@@ -332,7 +339,6 @@ fn p16_settings_that_need_a_start_are_refused() {
     for (refused, setting) in [
         (WorkerSpec::new("plugin"), "control"),
         (spec().restart(Restart::OnFailure), "restart"),
-        (spec().messages_on_stdout(), "messages"),
         (spec().stdin(StdinMode::Pipe), "stdin"),
         (spec().input_pipe("in", Pass::arg("{}")), "input_pipe"),
         (spec().output_pipe("out", Pass::arg("{}")), "output_pipe"),
