@@ -20,6 +20,7 @@ mod select; // filters and partitions
 mod tap; // the Test Anything Protocol
 mod output; // what tests have written; writes to stderr
 mod program; // test programs and their tests
+mod list; // asks programs for their tests
 mod cargo; // builds test programs
 mod verdict; // how a test ended
 mod runner; // runs the tests
@@ -32,7 +33,7 @@ use cargo::BuildError;
 use counts::Counts;
 use crossbeam_channel::Receiver;
 use options::{HELP, Options, Request, USAGE};
-use pipewright::Supervisor;
+use pipewright::{Supervisor, pool::Jobs};
 use program::{ProgramKind, TestProgram};
 use report::Report;
 use runner::Runner;
@@ -120,10 +121,8 @@ fn run(options: &Options) -> Result<(), Failure> {
 
 fn run_under(supervisor: &Supervisor, interrupts: &Receiver<i32>, options: &Options) -> Result<(), Failure> {
     let programs = programs(supervisor, options)?;
-    let mut all = Vec::new();
-    for program in &programs {
-        all.extend(program.tests(supervisor).map_err(Failure::List)?);
-    }
+    let jobs = Jobs::new(supervisor, options.run.at_a_time);
+    let all = list::tests(supervisor, &jobs, &programs).map_err(Failure::List)?;
     let total = all.len();
     let tests = options.selection.select(all);
     if options.list {
@@ -134,7 +133,8 @@ fn run_under(supervisor: &Supervisor, interrupts: &Receiver<i32>, options: &Opti
     let skipped = total - tests.len();
     let mut report = Report::new(tests.len(), skipped, options.run.retries, &options.output);
     report.begin(programs.len());
-    let results = Runner::new(supervisor, (&options.run, &options.output), &mut report, tests).run(interrupts);
+    let runner = Runner::new((supervisor, &jobs), (&options.run, &options.output), &mut report);
+    let results = runner.run(tests, interrupts);
     let counts = Counts::of(&results);
     report.end(&results, &counts);
     if let Some(path) = &options.output.junit {

@@ -1,24 +1,12 @@
-//! Test programs, and the tests that they list.
+//! Test programs and their tests.
 
-use super::options::Selection;
-use super::select::RunIgnored;
-use pipewright::{
-    Event, EventKind, OutputMode, Supervisor, WorkerSpec,
-    events::OutputStream::{Stderr, Stdout},
-    printable,
-};
+use super::{options::Selection, select::RunIgnored};
+use pipewright::{OutputMode, WorkerSpec};
 use std::{
-    collections::BTreeSet,
     ffi::OsString,
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
 };
-
-/// The time that a program has to list its tests.
-const LIST_TIMEOUT: Duration = Duration::from_secs(60);
-/// How much of a program's unexpected output an error shows, in characters.
-const EXCERPT_MAX: usize = 500;
 
 /// A program that contains tests.
 #[derive(Debug)]
@@ -73,63 +61,6 @@ impl TestProgram {
         }
         spec
     }
-
-    /// The tests of this program, in its order.
-    pub(crate) fn tests(self: &Arc<Self>, supervisor: &Supervisor) -> Result<Vec<Test>, String> {
-        let test = |name: String, is_ignored| Test { program: Arc::clone(self), name, is_ignored };
-        if self.kind == ProgramKind::Tap {
-            let name = self.path.file_name().unwrap_or_default().display().to_string();
-            return Ok(vec![test(name, false)]);
-        }
-        let ignored: BTreeSet<String> = self.list(supervisor, &["--ignored"])?.into_iter().collect();
-        let all = self.list(supervisor, &[])?;
-        Ok(all
-            .into_iter()
-            .map(|name| (ignored.contains(&name), name))
-            .map(|(ignored, name)| test(name, ignored))
-            .collect())
-    }
-
-    fn list(&self, supervisor: &Supervisor, arguments: &[&str]) -> Result<Vec<String>, String> {
-        let failed = |why: &str| format!("{}: failed to list tests: {why}", self.id);
-        let spec = self.spec().args(["--list", "--format", "terse"]).args(arguments).runtime_max(LIST_TIMEOUT);
-        supervisor.spawn(spec).map_err(|error| failed(&error.to_string()))?;
-        let (mut output, mut errors) = (Vec::new(), Vec::new());
-        // No other worker runs, so this is the end of the program.
-        while let Ok(Event { kind, .. }) = supervisor.events().recv() {
-            match kind {
-                EventKind::Output { stream: Stdout, bytes } => output.extend(bytes.as_bytes()),
-                EventKind::Output { stream: Stderr, bytes } => errors.extend(bytes.as_bytes()),
-                EventKind::Exited { exit, .. } if exit.success() => break,
-                EventKind::Exited { exit, .. } => return Err(failed(&format!("{exit}{}", excerpt(&errors)))),
-                _ => {}
-            }
-        }
-        parse_list(&output).map_err(|why| failed(&why))
-    }
-}
-
-/// The beginning of a text on a line of its own.
-fn excerpt(bytes: &[u8]) -> String {
-    let text = String::from_utf8_lossy(bytes);
-    let text: String = text.trim_end().chars().take(EXCERPT_MAX).collect();
-    if text.is_empty() { String::new() } else { format!("\n{}", printable(&text).lines()) }
-}
-
-/// The names of tests and benchmarks in a terse list.
-fn parse_list(output: &[u8]) -> Result<Vec<String>, String> {
-    let mut names = Vec::new();
-    let mut seen = BTreeSet::new();
-    for line in String::from_utf8_lossy(output).lines() {
-        let Some(name) = line.strip_suffix(": test").or_else(|| line.strip_suffix(": benchmark")) else {
-            return Err(format!("a line that is not `NAME: test`:{}", excerpt(line.as_bytes())));
-        };
-        if !seen.insert(name.to_owned()) {
-            return Err(format!("two tests are called {}", printable(name)));
-        }
-        names.push(name.to_owned());
-    }
-    Ok(names)
 }
 
 impl Test {
@@ -172,18 +103,5 @@ impl Selection {
         let (program, name) = (&test.program.id, &test.name);
         let is_wanted = self.filters.is_empty() || self.filters.iter().any(|filter| filter.matches(program, name));
         is_run && is_wanted && !self.skips.iter().any(|skip| skip.matches(program, name))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn terse_list_is_parsed() {
-        assert_eq!(parse_list(b"a::b: test\nc: benchmark\nd: e: test\n").unwrap(), ["a::b", "c", "d: e"]);
-        assert!(parse_list(b"").unwrap().is_empty());
-        assert_eq!(parse_list(b"hello\x1b\n").unwrap_err(), "a line that is not `NAME: test`:\nhello\\u{1b}");
-        assert_eq!(parse_list(b"a: test\na: test\n").unwrap_err(), "two tests are called a");
     }
 }

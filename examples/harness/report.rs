@@ -123,6 +123,9 @@ impl Report {
         let summary = format!("      Summary [{seconds:>8.3}s] {}", counts.summary(self.skipped));
         let mut lines = vec![RULE.into(), summary];
         lines.extend(results.iter().flat_map(|result| self.summary_lines(result)));
+        if counts.not_run > 0 {
+            lines.push(format!("warning: {} not run", were(counts.not_run)));
+        }
         print(&lines);
     }
 
@@ -157,6 +160,10 @@ pub(crate) fn cancelled(why: Cancellation, running: usize) {
         Cancellation::Signal(signal) => signal_name(signal).unwrap_or("signal"),
     };
     print(&[format!("   Cancelling due to {why}: {} still running", count(running, "test"))]);
+}
+
+fn were(tests: usize) -> String {
+    format!("{} {}", count(tests, "test"), if tests == 1 { "was" } else { "were" })
 }
 
 fn print(lines: &[String]) {

@@ -1,4 +1,4 @@
-//! Runs tests, a limited number at a time.
+//! Runs tests as jobs of a queue.
 
 use crate::{
     options::{OutputOptions, RunOptions},
@@ -10,15 +10,20 @@ use crate::{
 };
 use crossbeam_channel::{Receiver, never};
 use pipewright::{
-    Event, EventKind, Exit, SpawnError, StopPolicy, StopStep, Supervisor, WorkerId, events::OutputStream::Stdout,
+    Event, EventKind, Exit, StopPolicy, StopStep, Supervisor, WorkerId,
+    events::OutputStream::Stdout,
+    pool::{JobError, JobSpec, Jobs},
 };
 use std::{
     collections::{HashMap, VecDeque},
+    mem,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 const SIGTERM: i32 = 15;
+/// Of retries: they run before the tests that wait for their first attempt.
+const RETRY_PRIORITY: i32 = 1;
 
 /// All attempts to run a test; none if it did not run.
 #[derive(Debug)]
@@ -38,12 +43,6 @@ impl TestResult {
     }
 }
 
-/// A test that waits for its start, or for its next attempt.
-struct Waiting {
-    result: TestResult,
-    not_before: Option<Instant>,
-}
-
 struct Running {
     result: TestResult,
     started: Instant,
@@ -54,43 +53,53 @@ struct Running {
 
 pub(crate) struct Runner<'a> {
     supervisor: &'a Supervisor,
+    jobs: &'a Jobs,
     options: &'a RunOptions,
     output_options: &'a OutputOptions,
     report: &'a mut Report,
-    waiting: VecDeque<Waiting>,
+    /// Tests that are not in the queue yet.
+    waiting: VecDeque<TestResult>,
+    /// Tests that wait for a slot.
+    queued: HashMap<WorkerId, TestResult>,
     running: HashMap<WorkerId, Running>,
+    /// Tests that wait for the time of their next attempt.
+    delayed: Vec<(Instant, TestResult)>,
     finished: Vec<TestResult>,
+    not_run: Vec<TestResult>,
     failures: usize,
     is_cancelled: bool,
 }
 
 impl<'a> Runner<'a> {
     pub(crate) fn new(
-        supervisor: &'a Supervisor,
-        options: (&'a RunOptions, &'a OutputOptions),
+        (supervisor, jobs): (&'a Supervisor, &'a Jobs),
+        (options, output_options): (&'a RunOptions, &'a OutputOptions),
         report: &'a mut Report,
-        tests: Vec<Test>,
     ) -> Self {
-        let waiting = |test| Waiting { result: TestResult { test, attempts: Vec::new() }, not_before: None };
         Self {
             supervisor,
-            options: options.0,
-            output_options: options.1,
+            jobs,
+            options,
+            output_options,
             report,
-            waiting: tests.into_iter().map(waiting).collect(),
+            waiting: VecDeque::new(),
+            queued: HashMap::new(),
             running: HashMap::new(),
+            delayed: Vec::new(),
             finished: Vec::new(),
+            not_run: Vec::new(),
             failures: 0,
             is_cancelled: false,
         }
     }
 
-    /// Runs all tests. Returns those that ran, in the order of their ends, and then those that did not.
-    pub(crate) fn run(mut self, interrupts: &Receiver<i32>) -> Vec<TestResult> {
+    /// Runs the tests. Returns those that ran, in the order of their ends, and then those that did not.
+    pub(crate) fn run(mut self, tests: Vec<Test>, interrupts: &Receiver<i32>) -> Vec<TestResult> {
+        self.waiting = tests.into_iter().map(|test| TestResult { test, attempts: Vec::new() }).collect();
         let mut interrupts = interrupts.clone();
         loop {
-            self.start_more();
-            if self.running.is_empty() && (self.is_cancelled || self.waiting.is_empty()) {
+            self.fill_queue();
+            if self.queued.is_empty() && self.running.is_empty() && self.delayed.is_empty() {
                 break;
             }
             let timer = self.next_timer().map_or_else(never, crossbeam_channel::at);
@@ -100,79 +109,91 @@ impl<'a> Runner<'a> {
                     Err(_) => break,
                 },
                 recv(interrupts) -> signal => match signal {
-                    // The supervisor handles the signal, too, and stops the tests.
+                    // The supervisor handles the signal, too: it stops the tests and starts no more.
                     Ok(signal) => self.cancel(Cancellation::Signal(signal)),
                     Err(_) => interrupts = never(),
                 },
-                recv(timer) -> _ => self.report_slow(),
+                recv(timer) -> _ => self.handle_timers(),
             }
         }
-        self.finished.extend(self.waiting.into_iter().map(|waiting| waiting.result));
+        self.finished.append(&mut self.not_run);
         self.finished
     }
 
-    /// Starts no more tests.
+    /// Submits tests. If a failure is to end the run, only as many as can run at a time: the queue would start the next test before the
+    /// failure is known here.
+    fn fill_queue(&mut self) {
+        let limit = if self.options.max_failures.is_some() { self.options.at_a_time } else { usize::MAX };
+        while self.queued.len() + self.running.len() < limit {
+            let Some(result) = self.waiting.pop_front() else { return };
+            self.submit(result);
+        }
+    }
+
+    /// Starts no more tests. At a signal, the supervisor has also stopped those that run, and emptied the queue.
     fn cancel(&mut self, why: Cancellation) {
-        if !self.is_cancelled {
-            report::cancelled(why, self.running.len());
+        if self.is_cancelled {
+            return;
         }
         self.is_cancelled = true;
-    }
-
-    fn start_more(&mut self) {
-        let now = now();
-        while !self.is_cancelled && self.running.len() < self.options.at_a_time {
-            let is_due = |waiting: &Waiting| waiting.not_before.is_none_or(|time| time <= now);
-            let Some(position) = self.waiting.iter().position(is_due) else { return };
-            if let Some(waiting) = self.waiting.remove(position) {
-                self.start(waiting.result);
-            }
+        report::cancelled(why, self.running.len());
+        let delayed = mem::take(&mut self.delayed).into_iter().map(|(_, result)| result);
+        let rest: Vec<TestResult> = mem::take(&mut self.waiting).into_iter().chain(delayed).collect();
+        for result in rest {
+            self.end(result);
         }
     }
 
-    fn start(&mut self, result: TestResult) {
+    fn submit(&mut self, result: TestResult) {
         let stop = StopPolicy::kill().step([StopStep::SignalGroup(SIGTERM)], self.options.grace_period);
         let mut spec = result.test.spec().stop(stop).drain_timeout(self.options.leak_timeout);
         if let Some(periods) = self.options.terminate_after {
             spec = spec.runtime_max(self.options.slow_timeout.saturating_mul(periods));
         }
-        match self.supervisor.spawn(spec) {
-            Ok(worker) => {
-                let tap = (result.test.program.kind == ProgramKind::Tap).then(Tap::default);
-                let running = Running { result, started: now(), slow_periods: 0, output: KeptOutput::default(), tap };
-                self.running.insert(worker.id(), running);
-            }
-            // A signal that arrives now.
-            Err(SpawnError::SupervisorGone) => {
-                self.waiting.push_front(Waiting { result, not_before: None });
-                self.is_cancelled = true;
-            }
-            Err(error) => self.end_attempt(result, |number| Attempt {
-                number,
-                verdict: Verdict::NotStarted,
-                reason: Some(error.to_string()),
-                exit: None,
-                duration: Duration::ZERO,
-                is_slow: false,
-                leaks: Vec::new(),
-                output: None,
-            }),
+        let priority = if result.attempts.is_empty() { 0 } else { RETRY_PRIORITY };
+        match self.jobs.submit(JobSpec::new(spec).priority(priority)) {
+            Ok(job) => drop(self.queued.insert(job.id(), result)),
+            // A signal that has just arrived.
+            Err(JobError::SupervisorGone) => self.end(result),
+            Err(error) => self.not_started(result, error.to_string()),
         }
     }
 
     fn handle(&mut self, event: Event) {
-        let Some(running) = self.running.get_mut(&event.worker) else { return };
         match event.kind {
-            EventKind::Output { stream, bytes } => {
-                if let Some(tap) = running.tap.as_mut().filter(|_| stream == Stdout) {
-                    tap.read(bytes.as_bytes());
+            EventKind::Started { .. } => {
+                if let Some(result) = self.queued.remove(&event.worker) {
+                    let tap = (result.test.program.kind == ProgramKind::Tap).then(Tap::default);
+                    let output = KeptOutput::default();
+                    self.running.insert(event.worker, Running { result, started: now(), slow_periods: 0, output, tap });
                 }
-                running.output.push(bytes.as_bytes());
             }
-            EventKind::RuntimeExceeded { after } => self.report.terminating(&running.result, after),
+            EventKind::Output { stream, bytes } => {
+                if let Some(running) = self.running.get_mut(&event.worker) {
+                    if let Some(tap) = running.tap.as_mut().filter(|_| stream == Stdout) {
+                        tap.read(bytes.as_bytes());
+                    }
+                    running.output.push(bytes.as_bytes());
+                }
+            }
+            EventKind::RuntimeExceeded { after } => {
+                if let Some(running) = self.running.get(&event.worker) {
+                    self.report.terminating(&running.result, after);
+                }
+            }
             EventKind::Exited { exit, .. } => {
                 if let Some(running) = self.running.remove(&event.worker) {
                     self.exited(running, exit);
+                }
+            }
+            EventKind::SpawnFailed { error, next } if next.is_final() => {
+                if let Some(result) = self.queued.remove(&event.worker) {
+                    self.not_started(result, error.to_string());
+                }
+            }
+            EventKind::NotStarted { .. } => {
+                if let Some(result) = self.queued.remove(&event.worker) {
+                    self.end(result);
                 }
             }
             _ => {}
@@ -183,37 +204,52 @@ impl<'a> Runner<'a> {
         let Running { result, slow_periods, output, tap, .. } = running;
         let tap = tap.map(|mut tap| tap.finish());
         let (verdict, reason) = judge(&exit, tap, self.options.fails_on_leaks);
-        let when =
-            if verdict.is_failure() { self.output_options.of_failures } else { self.output_options.of_successes };
-        let is_kept =
-            when.immediate || when.at_the_end || (verdict.is_failure() && self.output_options.junit.is_some());
-        self.end_attempt(result, |number| Attempt {
-            number,
+        let is_failure = verdict.is_failure();
+        let when = if is_failure { self.output_options.of_failures } else { self.output_options.of_successes };
+        let is_kept = when.immediate || when.at_the_end || (is_failure && self.output_options.junit.is_some());
+        let attempt = Attempt {
             verdict,
             reason,
             duration: exit.duration,
             is_slow: slow_periods > 0,
             leaks: leaks(&exit),
             output: is_kept.then(|| output.text()),
-            exit: Some(exit),
-        });
+            ..Attempt::of(Some(exit))
+        };
+        self.end_attempt(result, attempt);
     }
 
-    fn end_attempt(&mut self, mut result: TestResult, attempt: impl FnOnce(u32) -> Attempt) {
+    fn not_started(&mut self, result: TestResult, reason: String) {
+        let attempt = Attempt { verdict: Verdict::NotStarted, reason: Some(reason), ..Attempt::of(None) };
+        self.end_attempt(result, attempt);
+    }
+
+    fn end_attempt(&mut self, mut result: TestResult, attempt: Attempt) {
         let number = u32::try_from(result.attempts.len()).unwrap_or(u32::MAX).saturating_add(1);
-        let attempt = attempt(number);
-        let is_failure = attempt.verdict.is_failure();
-        result.attempts.push(attempt);
-        if is_failure && number <= self.options.retries && !self.is_cancelled {
-            self.report.retrying(&result);
-            let not_before = now().checked_add(self.options.retry_delay);
-            self.waiting.push_front(Waiting { result, not_before });
-            return;
+        let is_retried = attempt.verdict.is_failure() && number <= self.options.retries && !self.is_cancelled;
+        result.attempts.push(Attempt { number, ..attempt });
+        if !is_retried {
+            return self.end(result);
         }
+        self.report.retrying(&result);
+        match now().checked_add(self.options.retry_delay) {
+            Some(time) if !self.options.retry_delay.is_zero() => self.delayed.push((time, result)),
+            _ => self.waiting.push_front(result),
+        }
+    }
+
+    /// The end of a test, whose last attempt counts. Without one it has not run.
+    fn end(&mut self, result: TestResult) {
+        let Some(last) = result.last() else {
+            self.not_run.push(result);
+            return;
+        };
+        let is_failure = last.verdict.is_failure();
         self.report.finished(&result);
         self.finished.push(result);
         self.failures += usize::from(is_failure);
-        if is_failure && self.options.max_failures.is_some_and(|max| self.failures >= max) && !self.waiting.is_empty() {
+        let has_more = !(self.waiting.is_empty() && self.delayed.is_empty());
+        if is_failure && has_more && self.options.max_failures.is_some_and(|max| self.failures >= max) {
             self.cancel(Cancellation::Failures);
         }
     }
@@ -221,9 +257,7 @@ impl<'a> Runner<'a> {
     /// When the next test becomes slow, or is retried.
     fn next_timer(&self) -> Option<Instant> {
         let slow = self.running.values().filter_map(|running| self.next_slow(running));
-        let has_room = !self.is_cancelled && self.running.len() < self.options.at_a_time;
-        let retries = self.waiting.iter().filter(|_| has_room).filter_map(|waiting| waiting.not_before);
-        slow.chain(retries).min()
+        slow.chain(self.delayed.iter().map(|(time, _)| *time)).min()
     }
 
     fn next_slow(&self, running: &Running) -> Option<Instant> {
@@ -231,8 +265,18 @@ impl<'a> Runner<'a> {
         running.started.checked_add(period)
     }
 
-    fn report_slow(&mut self) {
+    fn handle_timers(&mut self) {
         let now = now();
+        let delayed = mem::take(&mut self.delayed);
+        let (due, delayed): (Vec<_>, Vec<_>) = delayed.into_iter().partition(|(time, _)| *time <= now);
+        self.delayed = delayed;
+        for (_, result) in due {
+            self.waiting.push_front(result);
+        }
+        self.report_slow(now);
+    }
+
+    fn report_slow(&mut self, now: Instant) {
         let is_due = |running: &Running| self.next_slow(running).is_some_and(|time| time <= now);
         let due: Vec<WorkerId> =
             self.running.iter().filter(|(_, running)| is_due(running)).map(|(id, _)| *id).collect();
@@ -241,7 +285,8 @@ impl<'a> Runner<'a> {
             running.slow_periods = running.slow_periods.saturating_add(1);
             // The last period is reported as the end.
             if self.options.terminate_after.is_none_or(|last| running.slow_periods < last) {
-                self.report.slow(&running.result, self.options.slow_timeout.saturating_mul(running.slow_periods));
+                let after: Duration = self.options.slow_timeout.saturating_mul(running.slow_periods);
+                self.report.slow(&running.result, after);
             }
         }
     }

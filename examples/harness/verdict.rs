@@ -45,6 +45,22 @@ pub(crate) struct Attempt {
     pub(crate) output: Option<String>,
 }
 
+impl Attempt {
+    /// A first attempt that passed, with nothing to say about it.
+    pub(crate) fn of(exit: Option<Arc<Exit>>) -> Self {
+        Self {
+            number: 1,
+            verdict: Verdict::Passed,
+            reason: None,
+            exit,
+            duration: Duration::ZERO,
+            is_slow: false,
+            leaks: Vec::new(),
+            output: None,
+        }
+    }
+}
+
 /// The verdict, and its reason.
 pub(crate) fn judge(exit: &Exit, tap: Option<TapResult>, fails_on_leaks: bool) -> (Verdict, Option<String>) {
     match exit.cause {

@@ -99,6 +99,7 @@ fn first_failure_ends_run_without_keep_going() {
     let first = run_with(&[]);
     assert!(first.summary().starts_with("1/4 tests run: 0 passed, 1 failed\n"), "{}", first.stderr);
     assert!(first.stderr.contains("  Cancelling due to test failure"), "{}", first.stderr);
+    assert!(first.stderr.contains("warning: 3 tests were not run"), "{}", first.stderr);
     let second = run_with(&["--max-fail", "2"]);
     assert!(second.summary().starts_with("2/4 tests run: 0 passed, 2 failed\n"), "{}", second.stderr);
     let all = run_with(&["--no-fail-fast"]);

@@ -22,6 +22,9 @@ mod options;
 #[path = "../../../examples/harness/program.rs"]
 #[expect(dead_code, reason = "the rest is tested through the program")]
 mod program;
+#[path = "../../../examples/harness/list.rs"]
+#[expect(dead_code, reason = "the rest is tested through the program")]
+mod list;
 #[path = "../../../examples/harness/cargo.rs"]
 #[expect(dead_code, reason = "the rest is tested through the program")]
 mod cargo;

@@ -37,7 +37,8 @@ fn write_package(directory: &Path) {
 /// Variables of this test, of the library, of rustup for itself, and the paths of binaries, which cargo sets since 1.94.
 fn is_of_process(name: &str) -> bool {
     let prefixes = ["RUST_RECURSION", "RUSTUP_", "CARGO_BIN_EXE_"];
-    matches!(name, "DUMP" | "PIPEWRIGHT_TREE") || prefixes.iter().any(|prefix| name.starts_with(prefix))
+    matches!(name, "DUMP" | "PIPEWRIGHT_TREE" | "PIPEWRIGHT_SLOT")
+        || prefixes.iter().any(|prefix| name.starts_with(prefix))
 }
 
 fn dumped(directory: &Path, name: &str) -> BTreeMap<String, String> {
