@@ -1,6 +1,6 @@
 //! Queues of jobs: N at a time, dependencies, resources, and one final event for each job.
 
-use crate::support::{DEADLINE, Story};
+use crate::support::{Chance, DEADLINE, Story};
 use pipewright::{
     Backoff, Event, EventKind, ExitCause, ExitMatch, OutputMode, Restart, RestartPolicy, Supervisor, WorkerId,
     WorkerSpec,
@@ -10,7 +10,7 @@ use pipewright::{
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 fn shell(script: &str) -> WorkerSpec {
@@ -416,4 +416,60 @@ fn p07_no_job_starts_while_the_window_is_full() {
     supervisor.close();
     assert_eq!(finals(&supervisor.events().iter().collect::<Vec<_>>()).len(), 200);
     assert!(all.iter().all(|job| ended(job).success()));
+}
+
+/// Jobs with a random dependency graph, of which one in ten fails by itself: those run whose dependencies have all succeeded, and no other.
+fn run_random_graph(count: usize, seed: u64) {
+    let mut chance = Chance(seed);
+    let story = Story::new();
+    let jobs = Jobs::with_budget(&story.supervisor, &Budget::new(8).resource("link", 2));
+    let (mut all, mut expected) = (Vec::<Job>::new(), Vec::<Option<bool>>::new());
+    let began = Instant::now();
+    for at in 0..count {
+        let fails = chance.below(10) == 0;
+        let mut spec = JobSpec::new(WorkerSpec::new(if fails { "/bin/false" } else { "/bin/true" }));
+        spec = spec.priority(chance.one_of(&[0, 0, 1])).weight(chance.one_of(&[1, 1, 1, 3]));
+        spec = spec.needs([("link", chance.one_of(&[0, 0, 1, 2]))]);
+        let mut may_run = true;
+        for _ in 0..chance.below(3).min(at as u64) {
+            // Also of jobs that have ended already.
+            let on = chance.below(at as u64) as usize;
+            spec = spec.after(&all[on]);
+            may_run &= expected[on] == Some(true);
+        }
+        all.push(jobs.submit(spec).unwrap());
+        expected.push(may_run.then_some(!fails));
+    }
+    story.supervisor.close();
+    let mut finals = BTreeMap::new();
+    let mut ran = BTreeSet::new();
+    for event in story.supervisor.events() {
+        if matches!(event.kind, EventKind::Started { .. }) {
+            assert!(ran.insert(event.worker), "each runs once");
+        }
+        if event.kind.is_final() {
+            let outcome = match event.kind {
+                EventKind::Exited { exit, .. } => Some(exit.success()),
+                EventKind::DependencyFailed { .. } => None,
+                other => panic!("{other:?}"),
+            };
+            assert_eq!(finals.insert(event.worker, outcome), None, "one final event each");
+        }
+    }
+    eprintln!("{count} jobs, {} of which ran, in {:.1?}", ran.len(), began.elapsed());
+    for (at, (job, expected)) in all.iter().zip(&expected).enumerate() {
+        assert_eq!(finals.get(&job.id()), Some(expected), "job {at}");
+        assert_eq!(ran.contains(&job.id()), expected.is_some(), "job {at}");
+    }
+}
+
+#[test]
+fn p01_random_graph_of_jobs_runs_the_right_set() {
+    run_random_graph(1500, 12);
+}
+
+#[test]
+#[ignore = "takes a minute"]
+fn p01_random_graph_of_20_000_jobs_runs_the_right_set() {
+    run_random_graph(20_000, 13);
 }
