@@ -30,21 +30,23 @@
 //!   event, or in a handler ([`Supervisor::serve`]).
 //! * [`Parent`] is the worker's side of all this. Linking it is optional: any program that takes a file descriptor number can be a worker.
 //! * A [`WorkerGroup`] starts workers in the order of their dependencies, stops them in reverse, and restarts them by a [`Strategy`], as in OTP.
+//! * A [`Job`](pool::Job) is a worker whose start waits: for a slot of its queue, [`pool::Jobs`], and for other jobs.
 //! * A [`Process`] is one child without a supervisor ([`WorkerSpec::spawn_unsupervised`]).
 //!
 //! [`pipe`] has anonymous and named pipes that are useful without a supervisor.
 //!
 //! # A build tool
 //!
-//! Each worker reports progress through its message pipe. `{}` is replaced by the number of the file descriptor.
+//! Four workers run at a time. Each reports progress through its message pipe. `{}` is replaced by the number of the file descriptor.
 //!
 //! ```no_run
-//! use pipewright::{EventKind, Pass, Supervisor, WorkerSpec};
+//! use pipewright::{EventKind, Pass, Supervisor, WorkerSpec, pool::Jobs};
 //!
 //! let supervisor = Supervisor::new()?;
+//! let jobs = Jobs::new(&supervisor, 4);
 //! let compiler = WorkerSpec::new("./compile-worker").messages(Pass::arg("--messages={}"));
 //! for file in ["a.c", "b.c"] {
-//!     supervisor.spawn(compiler.clone().arg(file))?;
+//!     jobs.submit(compiler.clone().arg(file))?;
 //! }
 //! supervisor.close();
 //! for event in supervisor.events() {
@@ -165,7 +167,7 @@
 //! | dropped | effect |
 //! |---|---|
 //! | [`Supervisor`] | Stops all workers and everything they started, within its grace period (2 s, which cuts the default [stop policy](StopPolicy) short) and six more seconds. [`shutdown`](Supervisor::shutdown) does the same with a timeout and returns a report. |
-//! | [`Worker`], [`WorkerGroup`] | Nothing. |
+//! | [`Worker`], [`WorkerGroup`], [`Jobs`](pool::Jobs), [`Job`](pool::Job) | Nothing. |
 //! | [`Message`], [`Line`], [`OutputBytes`] | Returns its bytes to the worker's window. |
 //! | [`Request`] | Answers with an error. |
 //! | [`PendingCall`], [`CallSet`] | Cancels the call, or the open calls. |
