@@ -9,7 +9,9 @@ use super::{
     error::{SpawnError, SpawnStep},
     plan::{LaunchPlan, Program},
     retry::{busy_pause, pause_for},
+    stdio::TerminalSize,
 };
+use std::io;
 
 /// A new process and our ends of its pipes.
 #[derive(Debug)]
@@ -25,6 +27,13 @@ pub(crate) struct LaunchedChild {
 pub(crate) struct PreparedFds {
     ends: ParentFds,
     child_ends: ChildFds,
+}
+
+impl PreparedFds {
+    /// Sets the size of the terminal, if there is one.
+    pub(crate) fn resize_terminal(&self, size: TerminalSize) -> io::Result<()> {
+        self.ends.terminal.as_ref().map_or(Ok(()), |terminal| terminal.resize(size))
+    }
 }
 
 /// Creates the pipes and opens the files. With [`OpenMode::Blocking`] this can block on a FIFO, so that mode is for the caller's

@@ -103,6 +103,18 @@ both_ways! {
         story.exit();
         assert_eq!(default.resize(TerminalSize::default()).unwrap_err().raw_os_error(), Some(libc::ESRCH));
 
+        let restarted = on_terminal(shell(way, "stty size; exec sleep 1000")).restart(Restart::Always);
+        let restarted = story.supervisor.spawn(restarted).unwrap();
+        assert_eq!(output_until(&mut story, "\n"), "24 80\n");
+        for columns in [100, 120] {
+            restarted.resize(TerminalSize { rows: 40, columns }).unwrap();
+            restarted.restart();
+            story.exit();
+            assert_eq!(output_until(&mut story, "\n"), format!("40 {columns}\n"), "the first that it reads");
+        }
+        restarted.stop();
+        story.exit();
+
         let large = on_terminal(shell(way, script)).terminal_size(TerminalSize { rows: 1, columns: 500 });
         story.supervisor.spawn(large).unwrap();
         assert_eq!(output_until(&mut story, "\n"), "1 500\n");

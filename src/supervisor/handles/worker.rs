@@ -328,14 +328,14 @@ impl Worker {
         ServeGuard::start((&self.commands, scope), threads, move |_, request| handler(request))
     }
 
-    /// Changes the size of the worker's [pseudo-terminal](crate::OutputMode::Pty); its foreground process group receives SIGWINCH. The next
-    /// incarnation has the size of the spec again.
+    /// Changes the size of the worker's [pseudo-terminal](crate::OutputMode::Pty); its foreground process group receives SIGWINCH. Later
+    /// incarnations start with this size.
     ///
     /// # Errors
     ///
-    /// `ENOTTY` without a pseudo-terminal, `ESRCH` if the process has exited.
+    /// `ENOTTY` without a pseudo-terminal. `ESRCH` if no process runs; the next incarnation starts with this size all the same.
     pub fn resize(&self, size: TerminalSize) -> io::Result<()> {
-        self.process()?.resize(size)
+        self.shared.resize(size)
     }
 
     /// Takes our end of standard input, with [`StdinMode::Pipe`](crate::StdinMode::Pipe) or [`Pty`](crate::StdinMode::Pty).

@@ -16,11 +16,11 @@ use crate::{
     ids::WorkerId,
     launch::{
         child::exit_status,
-        context::{CgroupPlacement, OpenMode, SpawnContext},
+        context::{CgroupPlacement, SpawnContext},
         error::{SpawnError, SpawnStep},
         plan::Program,
         retry::{busy_pause, pause_for},
-        spawn::{LaunchedChild, PreparedFds, launch_once, prepare},
+        spawn::{LaunchedChild, PreparedFds, launch_once},
     },
     supervisor::{
         clock::now,
@@ -41,7 +41,7 @@ use crate::{
         spawner::{
             queue::{HandOver, PATIENCE, SpawnKind, SpawnPermit, SpawnQueue, SpawnRequest, SpawnerThreadHold},
             started::StartedProcess,
-            streams::{notify_socket, take_pipes},
+            streams::{notify_socket, prepare_again, take_pipes},
         },
         spec::{SharedSpec, WorkerSpec, control_source::ControlSource, readiness::READINESS_PIPE},
         sync::lock,
@@ -184,14 +184,15 @@ impl Spawner {
 
     /// Makes one attempt at a start, on the spawner thread `number`.
     fn serve(&self, number: u64, mut start: SpawnRequest) {
-        let (spec, count, slot) = match &start.purpose {
-            SpawnKind::New { .. } => (Arc::clone(&start.spec), 1, None),
-            SpawnKind::Respawn(shared) => (Arc::clone(&start.spec), shared.incarnation() + 1, shared.slot()),
+        let spec = Arc::clone(&start.spec);
+        let (count, slot, terminal_size) = match &start.purpose {
+            SpawnKind::New { .. } => (1, None, None),
+            SpawnKind::Respawn(shared) => (shared.incarnation() + 1, shared.slot(), shared.terminal_size()),
         };
         let prepared = &mut start.prepared;
         let begun = catch(|| {
             if prepared.is_none() {
-                *prepared = Some(prepare(&spec.plan, OpenMode::Nonblocking)?);
+                *prepared = Some(prepare_again(&spec, terminal_size)?);
             }
             self.launch_incarnation(start.id, &spec, prepared, (count, Some(number), slot))
         });

@@ -1,10 +1,13 @@
-//! The pipes and the notification socket of a new process.
+//! The pipes, the terminal and the notification socket of a new process.
 
 use crate::{
     launch::{
+        context::OpenMode,
         descriptors::ParentFds,
         error::{SpawnError, SpawnStep},
         plan::MESSAGES,
+        spawn::{PreparedFds, prepare},
+        stdio::TerminalSize,
     },
     pipe::anonymous::ends::PipeReader,
     policy::watchdog::LivenessSource,
@@ -34,6 +37,14 @@ pub(super) fn notify_socket(
         variables.push(("WATCHDOG_USEC", period.as_micros().to_string().into()));
     }
     Ok((Some(socket), variables))
+}
+
+/// Creates the pipes of a process on a spawner thread. Its terminal has the size that a handle has set for the worker.
+pub(super) fn prepare_again(spec: &WorkerSpec, terminal_size: Option<TerminalSize>) -> Result<PreparedFds, SpawnError> {
+    let prepared = prepare(&spec.plan, OpenMode::Nonblocking)?;
+    let failed = |source| SpawnError::failed(spec.plan.program_name(), SpawnStep::Terminal, source);
+    terminal_size.map_or(Ok(()), |size| prepared.resize_terminal(size)).map_err(failed)?;
+    Ok(prepared)
 }
 
 pub(super) type Variables = Vec<(&'static str, OsString)>;

@@ -5,7 +5,7 @@ use crate::supervisor::wakers::WakerSet;
 use crate::{
     exit::Exit,
     ids::WorkerId,
-    launch::child::ChildProcess,
+    launch::{child::ChildProcess, stdio::TerminalSize},
     supervisor::{
         clock::now,
         control::call_router::CallRouter,
@@ -59,6 +59,8 @@ pub(crate) struct CurrentProcess {
     process: Option<Arc<WorkerProcess>>,
     /// The last exit and its time, once the worker has ended for good.
     ended: Option<(Arc<Exit>, Instant)>,
+    /// The size that a handle has set, for the next incarnations.
+    terminal_size: Option<TerminalSize>,
 }
 
 impl SharedWorker {
@@ -69,7 +71,7 @@ impl SharedWorker {
         control: Option<RpcProtocol>,
     ) -> Self {
         let calls = control.map(|protocol| Arc::new(CallRouter::new(protocol, process.is_some())));
-        let current = Mutex::new(CurrentProcess { process, ended: None });
+        let current = Mutex::new(CurrentProcess { process, ended: None, terminal_size: None });
         Self {
             id,
             name,
@@ -109,6 +111,18 @@ impl SharedWorker {
         lock(&self.current).process.as_ref().map_or(0, |process| process.number)
     }
 
+    /// The size of the terminal that a handle has set.
+    pub(crate) fn terminal_size(&self) -> Option<TerminalSize> {
+        lock(&self.current).terminal_size
+    }
+
+    /// Changes the size of the terminal of the current incarnation and of those to come.
+    pub(crate) fn resize(&self, size: TerminalSize) -> io::Result<()> {
+        let mut current = lock(&self.current);
+        current.terminal_size = Some(size);
+        current.process.as_ref().ok_or_else(|| io::Error::from_raw_os_error(libc::ESRCH))?.resize(size)
+    }
+
     pub(crate) fn child<T>(&self, run: impl FnOnce(&ChildProcess) -> io::Result<T>) -> io::Result<T> {
         let process = self.process().ok_or_else(|| io::Error::from_raw_os_error(libc::ESRCH))?;
         run(process.child())
@@ -144,6 +158,10 @@ impl SharedWorker {
         let mut current = lock(&self.current);
         current.process = Some(Arc::clone(process));
         current.ended = None;
+        if let Some(size) = current.terminal_size {
+            // It may have been set while the process was started. Otherwise the process has it already.
+            drop(process.resize(size));
+        }
         drop(current);
         self.wake();
     }
