@@ -324,6 +324,7 @@ pub mod events {
             control::hello::HandshakeError,
             events::{
                 event::{DisconnectReason, InvalidFrame, OutputStream},
+                notification_failure::NotificationFailure,
                 warning::Warning,
             },
         },

@@ -14,7 +14,7 @@ use crate::{
             connection::ConnectionEvent,
             server::{AuthenticatedClient, ControlListener},
         },
-        events::observer::ObserveEvents,
+        events::{notification_failure::NotificationFailure, observer::ObserveEvents},
         reactor::report::Report,
         spec::{
             SharedSpec,
@@ -77,6 +77,8 @@ pub(crate) enum Command {
     EndObservation(WorkerId),
     /// Passes requests and notifications to a handler.
     Serve(HandlerScope, Weak<HandlerQueue>),
+    /// The handler of a notification has failed.
+    NotificationFailed(Box<NotificationFailure>),
     /// Returns the status of all workers.
     Snapshot(Sender<SupervisorStatus>),
     /// Stops all workers. Returns those that have not ended.

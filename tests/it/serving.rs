@@ -2,7 +2,7 @@
 
 use crate::answers::{connected, passive};
 use crate::support::{DEADLINE, Story, Way, alone, becomes_true, peak_memory};
-use pipewright::{CallError, EventKind, Pass, Request, RpcError, ServeGuard, Worker, WorkerSpec};
+use pipewright::{CallError, EventKind, Pass, Request, RpcError, ServeGuard, Worker, WorkerSpec, events::Warning};
 use serde_json::{Value, json};
 use std::{
     io::{self, BufRead, BufReader, Write},
@@ -161,6 +161,41 @@ fn p16_errors_and_panics_of_a_handler_reach_the_worker() {
     let invalid = refused(json!([1]));
     assert!(invalid.starts_with("remote error -32602:") && invalid.contains("expected a string"), "{invalid}");
     assert_eq!(worker.call::<_, Value>("ask back", &["x"], DEADLINE).unwrap(), Value::Null);
+}
+
+#[test]
+fn p16_failed_handlers_of_notifications_are_reported_within_bounds() {
+    const COUNT: u64 = 1000;
+    let mut story = Story::new();
+    let handler = |_: &Worker, request: &Request| match (request.method(), request.params::<[u32; 1]>()?[0]) {
+        ("progress", 0) => Err(RpcError::new(7, "out of\npaper")),
+        ("progress", 1) => std::panic::resume_unwind(Box::new("as asked")),
+        ("progress", _) => Err(io::Error::other("out of ink"))?,
+        _ => Ok(()),
+    };
+    let _serving = story.supervisor.serve(1, handler).unwrap();
+    let worker = started(&story);
+    // No event is received, and the worker is not paused for its failures.
+    assert_eq!(worker.call::<_, u64>("chatter", &[COUNT], DEADLINE).unwrap(), COUNT);
+    // Handled after all of them.
+    ask_back(&worker).unwrap();
+    let mut failure = || {
+        story.find(|event| match event.kind {
+            EventKind::Warning(warning) => match *warning {
+                Warning::NotificationFailed(failure) => Some(failure),
+                other => panic!("{other}"),
+            },
+            _ => None,
+        })
+    };
+    let first = failure();
+    let text = format!("handler of notification `progress` of worker {} failed: error 7: out of\\npaper", worker.id());
+    assert_eq!((first.to_string(), first.worker, &*first.method), (text, worker.id(), "progress"));
+    let others = [(); 7].map(|()| failure().error.message);
+    assert_eq!(others[..2], ["the handler panicked", "out of ink"]);
+    drop(first);
+    worker.call::<_, u64>("chatter", &[1], DEADLINE).unwrap();
+    assert_eq!(failure().unreported, COUNT - 8);
 }
 
 #[test]

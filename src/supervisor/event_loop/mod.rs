@@ -193,6 +193,9 @@ impl EventLoop {
             Command::EndObservation(worker) => drop(self.sink.observers.remove(worker)),
             Command::Job(command) => self.supervise(|supervision, cx| supervision.execute_job(command, cx)),
             Command::Serve(scope, queue) => self.sink.handlers.register(scope, queue),
+            Command::NotificationFailed(failure) => {
+                self.sink.send(Event::warning(Warning::NotificationFailed(*failure)));
+            }
             Command::ScanResult(result) => self.inspected(*result),
             // A send fails if the caller has timed out.
             Command::Snapshot(answer) => drop(answer.send(self.status())),

@@ -6,6 +6,7 @@ use crate::{
     supervisor::{
         containment::guard::GuardNotice,
         control::hello::{HandshakeError, RejectedHandshake},
+        events::notification_failure::NotificationFailure,
         reactor::{Refusal, token::Token},
     },
 };
@@ -46,6 +47,9 @@ pub enum Warning {
         /// Number of earlier rejections that were not reported.
         unreported: u64,
     },
+    /// A handler ([`Supervisor::serve`](crate::Supervisor::serve), [`Worker::serve`](crate::Worker::serve)) has returned an error for a
+    /// notification, or has panicked. Eight of these may wait to be received for each handler; further ones are counted in the next.
+    NotificationFailed(NotificationFailure),
     /// The [guard](crate::guard) exited, for example killed by a user or by the OOM killer. If it could not be replaced, that is
     /// retried. Until it succeeds (see [`GuardRestored`](Self::GuardRestored)), descendants of workers survive if this process
     /// is killed. Reported once per exit, not once per attempt.
@@ -136,6 +140,7 @@ impl fmt::Display for Warning {
                 }
                 Ok(())
             }
+            Self::NotificationFailed(failure) => failure.fmt(formatter),
             Self::GuardExited { pid, status, replacement: Ok(replacement) } => {
                 write!(formatter, "guard process {pid} ended ({status}), replaced by process {replacement}")
             }

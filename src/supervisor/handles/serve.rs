@@ -1,16 +1,21 @@
 //! Threads that handle requests and notifications of workers.
 
 use crate::{
+    ids::WorkerId,
     supervisor::{
         commands::{Command, CommandSender},
+        events::notification_failure::NotificationFailure,
         panics::catch,
         worker::{
             SharedWorker,
-            handlers::{HandlerQueue, HandlerScope, HandlerTask},
+            handlers::{FailureReports, HandlerQueue, HandlerScope, HandlerTask},
         },
     },
     sys::this_process,
-    wire::jsonrpc::{error::RpcError, request::Request},
+    wire::jsonrpc::{
+        error::{INTERNAL_ERROR, RpcError},
+        request::Request,
+    },
 };
 use crossbeam_channel::{Receiver, Sender};
 use serde::Serialize;
@@ -30,7 +35,8 @@ const JOIN_TIMEOUT: Duration = Duration::from_secs(5);
 /// * **Order.** One thread handles what a worker sends in its order; several threads handle it concurrently. The threads serve the workers
 ///   in turn, so a worker that sends much does not delay the requests of others. There is no order between handlers and events: the
 ///   `Exited` of a worker may be received before its last notification is handled.
-/// * **Notifications** are [requests without an answer](Request::is_notification). What the function returns for one is ignored.
+/// * **Notifications** are [requests without an answer](Request::is_notification). The result of the function is ignored; an error or a
+///   panic is a [`Warning::NotificationFailed`](crate::events::Warning::NotificationFailed).
 /// * **Backpressure.** What waits for a thread or is being handled counts against the worker's
 ///   [`control_window`](crate::WorkerSpec::control_window). A worker that is faster than its handler is paused, and the answers that it sends
 ///   meanwhile wait too. Those of other workers do not.
@@ -67,9 +73,9 @@ impl ServeGuard {
         let mut guard = Self { queue, threads: Vec::new(), ended, owner: this_process::own_pid() };
         for _ in 0..threads.max(1) {
             let (queue, handler) = (Arc::clone(&guard.queue), Arc::clone(&handler));
-            let running = running.clone();
+            let (commands, running) = (commands.clone(), running.clone());
             let thread = thread::Builder::new().name("pipewright-serve".into());
-            match thread.spawn(move || serve(&queue, handler, running)) {
+            match thread.spawn(move || serve(&queue, handler, &commands, running)) {
                 Ok(thread) => guard.threads.push(thread.thread().id()),
                 Err(error) if guard.threads.is_empty() => return Err(error),
                 // The others serve.
@@ -98,16 +104,43 @@ impl Drop for ServeGuard {
 }
 
 /// Handles what the queue holds, until it is closed. The handler is dropped before `running`, which tells that the thread has ended.
-fn serve<R, H>(queue: &HandlerQueue, handler: Arc<H>, running: Sender<()>)
+fn serve<R, H>(queue: &HandlerQueue, handler: Arc<H>, commands: &CommandSender, running: Sender<()>)
 where
     R: Serialize,
     H: Fn(Arc<SharedWorker>, &Request) -> Result<R, RpcError>,
 {
     while let Some(HandlerTask { worker, request }) = queue.take() {
+        let id = worker.id();
         let outcome = catch(|| handler(worker, &request));
-        // Serializing or dropping the result may panic too; then the request is answered by its drop.
-        catch(|| request.reply_outcome(outcome));
+        if request.is_notification() {
+            report_failure(outcome, (id, request.method()), &queue.failures, commands);
+        } else {
+            // Serializing or dropping the result may panic too; then the request is answered by its drop.
+            catch(|| request.reply_outcome(outcome));
+        }
     }
     catch(|| drop(handler));
     drop(running);
+}
+
+/// Reports the error of a notification's handler, unless too many reports are not received.
+fn report_failure<R>(
+    outcome: Option<Result<R, RpcError>>,
+    (worker, method): (WorkerId, &str),
+    failures: &Arc<FailureReports>,
+    commands: &CommandSender,
+) {
+    let error = match outcome {
+        // Its drop may panic.
+        Some(Ok(result)) => {
+            catch(|| drop(result));
+            return;
+        }
+        Some(Err(error)) => error,
+        None => RpcError::new(INTERNAL_ERROR, "the handler panicked"),
+    };
+    if let Some(report) = failures.begin() {
+        let failure = NotificationFailure::new(worker, method, error, report);
+        commands.send(Command::NotificationFailed(Box::new(failure)));
+    }
 }

@@ -13,7 +13,7 @@ use std::{
     mem,
     sync::{
         Arc, Condvar, Mutex, PoisonError, Weak,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
 };
 
@@ -25,6 +25,7 @@ use std::{
 pub(crate) struct HandlerQueue {
     state: Mutex<QueueState>,
     changed: Condvar,
+    pub(crate) failures: Arc<FailureReports>,
 }
 
 #[derive(Debug, Default)]
@@ -100,6 +101,35 @@ impl QueueState {
             self.turns.push_back(worker);
         }
         next
+    }
+}
+
+/// The most failures of a handler that are reported and not received.
+const FAILURES_MAX: usize = 8;
+
+/// The failures of a handler that are reported and not received. No worker is paused for them, so their number is limited.
+#[derive(Debug, Default)]
+pub(crate) struct FailureReports {
+    unreceived: AtomicUsize,
+    unreported: AtomicU64,
+}
+
+impl FailureReports {
+    /// Counts a failure. If it is to be reported, returns a permit for the report and the number of earlier failures without one.
+    pub(crate) fn begin(self: &Arc<Self>) -> Option<(Permit, u64)> {
+        let one_more = |unreceived: usize| (unreceived < FAILURES_MAX).then_some(unreceived + 1);
+        if self.unreceived.fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_more).is_err() {
+            self.unreported.fetch_add(1, Ordering::SeqCst);
+            return None;
+        }
+        let permit = Permit::new(1, Arc::clone(self) as Arc<dyn ReturnCredit>);
+        Some((permit, self.unreported.swap(0, Ordering::SeqCst)))
+    }
+}
+
+impl ReturnCredit for FailureReports {
+    fn returned(&self, number: usize) {
+        self.unreceived.fetch_sub(number, Ordering::SeqCst);
     }
 }
 

@@ -11,7 +11,11 @@ use crate::{
     },
     supervisor::{
         control::call_span::TARGET,
-        events::event::{Event, EventKind},
+        events::{
+            event::{Event, EventKind},
+            notification_failure::NotificationFailure,
+            warning::Warning,
+        },
         panics::catch,
         worker::{SharedWorker, process::WorkerProcess},
     },
@@ -129,7 +133,13 @@ impl Trace {
                 note!(INFO, span, "not started");
                 follow_up(span, *next);
             }
-            EventKind::Warning(warning) => note!(WARN, span, %warning, "warning"),
+            EventKind::Warning(warning) => match &**warning {
+                // The text of the error may contain parameters.
+                Warning::NotificationFailed(NotificationFailure { worker, method, error, .. }) => {
+                    note!(WARN, span, worker = worker.0, method = &**method, code = error.code, "notification failed");
+                }
+                warning => note!(WARN, span, %warning, "warning"),
+            },
         }
     }
 
