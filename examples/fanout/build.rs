@@ -5,13 +5,18 @@ use crate::{
     options::Options,
     output,
     plan::{Plan, Step},
+    records::{Ended, Records},
     report::{Finished, Report},
 };
 use crossbeam_channel::Receiver;
-use pipewright::{Event, EventKind, Exit, OutputMode, Supervisor, SurvivorPolicy, WorkerId, WorkerSpec};
+use pipewright::{
+    Event, EventKind, Exit, OutputMode, Restart, RestartIntensity, RestartPolicy, Supervisor, SurvivorPolicy, WorkerId,
+    WorkerSpec,
+    pool::{Job, JobSpec, Jobs},
+};
 use std::{
     cmp::Reverse,
-    collections::{BinaryHeap, HashMap},
+    collections::{HashMap, HashSet},
     error::Error,
     fs,
     path::Path,
@@ -32,79 +37,85 @@ pub(crate) enum Outcome {
 /// Runs the needed steps of `plan`.
 pub(crate) fn run(
     plan: &Plan,
-    log: &mut BuildLog,
+    (log, records): (&mut BuildLog, Records),
     report: Report,
     options: &Options,
 ) -> Result<Outcome, Box<dyn Error>> {
     let interrupts = interrupts()?;
     let supervisor = Supervisor::builder().grace_period(GRACE_PERIOD).build()?;
-    let mut build = Build {
-        supervisor: &supervisor,
-        steps: &plan.steps,
-        log,
-        options,
-        report,
-        queue: Queue::new(&plan.steps),
-        running: HashMap::new(),
-    };
-    build.start_more();
-    while !build.running.is_empty() {
+    let started = log.file_time()?;
+    let mut build = Build { plan, log, options, report, records, started, pending: HashMap::new() };
+    build.submit(&Jobs::new(&supervisor, options.jobs));
+    while !build.pending.is_empty() {
         crossbeam_channel::select! {
             recv(supervisor.events()) -> event => build.handle(event?),
             recv(interrupts) -> signal => {
-                let Build { report, running, .. } = build;
-                let interrupted: Vec<_> = running.into_values().map(|running| running.index).collect();
                 // Kills every compiler and what it has started.
                 drop(supervisor);
-                interrupted.into_iter().filter_map(|index| plan.steps.get(index)).for_each(remove_outputs);
-                report.close();
+                build.pending.values().filter(|pending| pending.is_started).for_each(|pending| remove_outputs(pending.step));
+                build.close();
                 output::print_error(&"interrupted; no compiler is left running");
                 return Ok(Outcome::Interrupted(signal?));
             }
         }
     }
-    Ok(if build.report.close() { Outcome::Built } else { Outcome::Failed })
+    Ok(if build.close() { Outcome::Built } else { Outcome::Failed })
 }
 
 struct Build<'a> {
-    supervisor: &'a Supervisor,
-    steps: &'a [Step],
+    plan: &'a Plan,
     log: &'a mut BuildLog,
     options: &'a Options,
     report: Report,
-    queue: Queue,
-    running: HashMap<WorkerId, Running<'a>>,
+    records: Records,
+    /// The file system's time.
+    started: i128,
+    /// Steps that have not ended.
+    pending: HashMap<WorkerId, Pending<'a>>,
 }
 
-struct Running<'a> {
+struct Pending<'a> {
     step: &'a Step,
     index: usize,
-    /// The file system's time at the start.
-    started: i128,
+    job: Job,
+    is_started: bool,
+    output_bytes: usize,
 }
 
 impl Build<'_> {
-    /// Starts steps up to the limit, unless a failure has stopped the build.
-    fn start_more(&mut self) {
-        while self.running.len() < self.options.jobs && (self.options.keep_going || !self.report.has_failures()) {
-            let Some(index) = self.queue.pop() else { return };
-            let Some(step) = self.steps.get(index) else { return };
-            match self.start(step) {
-                Ok((worker, started)) => {
-                    self.report.started(step);
-                    self.running.insert(worker, Running { step, index, started });
+    /// Hands all needed steps to the queue, which starts them at once: the most urgent first. A step is at least as urgent as those that
+    /// depend on it, which are later in the plan.
+    fn submit(&mut self, jobs: &Jobs) {
+        let mut submitted: HashMap<usize, Job> = HashMap::new();
+        let mut created = HashSet::new();
+        let mut order: Vec<_> = self.plan.steps.iter().enumerate().filter(|(_, step)| step.is_needed).collect();
+        order.sort_by_key(|(_, step)| Reverse(step.urgency));
+        for (index, step) in order {
+            let needed = |other: &&usize| self.plan.steps.get(**other).is_some_and(|other| other.is_needed);
+            let dependencies: Option<Vec<_>> =
+                step.depends_on.iter().filter(needed).map(|other| submitted.get(other)).collect();
+            // Without one of them it cannot be built.
+            let Some(dependencies) = dependencies else { continue };
+            let urgency = i32::try_from(step.urgency).unwrap_or(i32::MAX);
+            let submit = || {
+                create_directories(step, &mut created)?;
+                let job = JobSpec::new(self.spec(step)?).priority(urgency);
+                Ok(jobs.submit(dependencies.into_iter().fold(job, JobSpec::after))?)
+            };
+            match submit() {
+                Ok(job) => {
+                    let pending = Pending { step, index, job: job.clone(), is_started: false, output_bytes: 0 };
+                    self.pending.insert(job.id(), pending);
+                    submitted.insert(index, job);
                 }
-                Err(error) => self.report.not_started(step, &explain(&*error)),
+                Err::<_, Box<dyn Error>>(error) => self.report.not_started(step, &explain(&*error)),
             }
         }
     }
 
-    fn start(&self, step: &Step) -> Result<(WorkerId, i128), Box<dyn Error>> {
-        for directory in step.outputs().filter_map(Path::parent) {
-            fs::create_dir_all(directory).map_err(|error| format!("cannot create {}: {error}", directory.display()))?;
-        }
+    fn spec(&self, step: &Step) -> Result<WorkerSpec, Box<dyn Error>> {
         let (program, arguments) = step.arguments.split_first().ok_or("the command is empty")?;
-        let spec = WorkerSpec::new(program)
+        let mut spec = WorkerSpec::new(program)
             .args(arguments)
             .current_dir(&step.directory)
             .name(step.name.to_string_lossy())
@@ -113,28 +124,50 @@ impl Build<'_> {
             .stderr(OutputMode::ToStdout)
             // A server that a compiler wrapper starts, such as sccache's, serves the next compilations, too.
             .survivors(SurvivorPolicy::Report);
-        let started = self.log.file_time()?;
-        Ok((self.supervisor.spawn(spec)?.id(), started))
+        if let Some(timeout) = self.options.timeout {
+            spec = spec.runtime_max(timeout);
+        }
+        if self.options.retries > 0 {
+            let limit = RestartIntensity::new(self.options.retries, Duration::MAX);
+            spec = spec.restart(RestartPolicy::from(Restart::OnFailure).intensity(limit));
+        }
+        Ok(spec)
     }
 
     fn handle(&mut self, event: Event) {
+        let Some(pending) = self.pending.get_mut(&event.worker) else { return };
+        let is_final = event.kind.is_final();
         match event.kind {
-            EventKind::Output { bytes, .. } => self.report.output(event.worker, bytes.as_bytes()),
+            EventKind::Started { .. } => {
+                pending.is_started = true;
+                self.report.started(pending.step);
+            }
+            EventKind::Output { bytes, .. } => {
+                pending.output_bytes += bytes.as_bytes().len();
+                self.report.output(event.worker, bytes.as_bytes());
+            }
             EventKind::Exited { exit, .. } => {
-                if let Some(running) = self.running.remove(&event.worker) {
-                    self.finish(event.worker, &running, &exit);
-                }
-                self.start_more();
+                pending.is_started = false;
+                self.exited(event.worker, &exit, is_final);
+            }
+            EventKind::SpawnFailed { error, .. } if is_final => {
+                self.report.not_started(pending.step, &explain(&*error));
             }
             _ => {}
         }
+        if is_final {
+            self.pending.remove(&event.worker);
+            if self.report.has_failures() && !self.options.keep_going {
+                self.start_no_more();
+            }
+        }
     }
 
-    fn finish(&mut self, worker: WorkerId, running: &Running<'_>, exit: &Exit) {
-        let Running { step, index, started } = *running;
+    fn exited(&mut self, worker: WorkerId, exit: &Exit, is_final: bool) {
+        let Some(Pending { step, index, job, output_bytes, .. }) = self.pending.get(&worker) else { return };
+        let finished = Finished::of(exit, *output_bytes);
         let record = if exit.success() {
-            self.queue.finish(index);
-            Plan::record(step, self.log, started, exit.duration)
+            self.plan.record(step, self.log, self.started, exit.duration)
         } else {
             remove_outputs(step);
             let millis = u64::try_from(exit.duration.as_millis()).unwrap_or(u64::MAX);
@@ -143,11 +176,43 @@ impl Build<'_> {
         if let Some(added) = step.added_depfile() {
             drop(fs::remove_file(added));
         }
-        if let Err(error) = self.log.add(step.key(), record) {
-            self.report.warn(&format!("{}: {error}", self.log.path().display()));
+        let logged = self.log.add(step.key(), record);
+        let slot = job.slot().unwrap_or_default();
+        let ended = Ended { step, index: *index, finished: &finished, slot, end: self.report.elapsed() };
+        let mut errors = self.records.add(&ended);
+        errors.extend(logged.err().map(|error| format!("{}: {error}", self.log.path().display())));
+        errors.iter().for_each(|error| self.report.warn(error));
+        if is_final {
+            self.report.finished(worker, step, finished);
+        } else {
+            self.report.retried(worker, step, &finished);
         }
-        self.report.finished(worker, step, Finished::of(exit));
     }
+
+    /// Lets the steps that run end, and cancels the others.
+    fn start_no_more(&self) {
+        for pending in self.pending.values().filter(|pending| pending.job.slot().is_none()) {
+            drop(pending.job.cancel());
+        }
+    }
+
+    /// Prints the summary. Returns whether everything is built.
+    fn close(mut self) -> bool {
+        if let Some(error) = self.records.close() {
+            self.report.warn(&error);
+        }
+        self.report.close()
+    }
+}
+
+/// Creates the directories of what a step writes, unless they are in `created`.
+fn create_directories<'a>(step: &'a Step, created: &mut HashSet<&'a Path>) -> Result<(), String> {
+    for directory in step.outputs().filter_map(Path::parent) {
+        if created.insert(directory) {
+            fs::create_dir_all(directory).map_err(|error| format!("cannot create {}: {error}", directory.display()))?;
+        }
+    }
+    Ok(())
 }
 
 /// Removes what a failed or interrupted step may have written in part.
@@ -155,62 +220,6 @@ fn remove_outputs(step: &Step) {
     for path in step.output.iter().map(Path::new).chain(step.added_depfile()) {
         if fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_file()) {
             drop(fs::remove_file(path));
-        }
-    }
-}
-
-/// The steps that wait.
-struct Queue {
-    /// Steps that can start, the most urgent first, then in their order.
-    ready: BinaryHeap<(u64, Reverse<usize>)>,
-    /// For each step, its urgency, how many steps it waits for, and which steps wait for it.
-    urgency: Vec<u64>,
-    waits_for: Vec<usize>,
-    dependents: Vec<Vec<usize>>,
-}
-
-impl Queue {
-    fn new(steps: &[Step]) -> Self {
-        let mut queue = Self {
-            ready: BinaryHeap::new(),
-            urgency: steps.iter().map(|step| step.urgency).collect(),
-            waits_for: vec![0; steps.len()],
-            dependents: vec![Vec::new(); steps.len()],
-        };
-        let is_needed = |index: &&usize| steps.get(**index).is_some_and(|step| step.is_needed);
-        for (index, step) in steps.iter().enumerate().filter(|(_, step)| step.is_needed) {
-            let mut waits_for = 0;
-            for other in step.depends_on.iter().filter(is_needed) {
-                waits_for += 1;
-                if let Some(dependents) = queue.dependents.get_mut(*other) {
-                    dependents.push(index);
-                }
-            }
-            if let Some(place) = queue.waits_for.get_mut(index) {
-                *place = waits_for;
-            }
-            if waits_for == 0 {
-                queue.ready.push((step.urgency, Reverse(index)));
-            }
-        }
-        queue
-    }
-
-    fn pop(&mut self) -> Option<usize> {
-        self.ready.pop().map(|(_, Reverse(index))| index)
-    }
-
-    /// A step has succeeded.
-    fn finish(&mut self, index: usize) {
-        for dependent in self.dependents.get_mut(index).map(std::mem::take).unwrap_or_default() {
-            let (Some(waits_for), Some(urgency)) = (self.waits_for.get_mut(dependent), self.urgency.get(dependent))
-            else {
-                continue;
-            };
-            *waits_for -= 1;
-            if *waits_for == 0 {
-                self.ready.push((*urgency, Reverse(dependent)));
-            }
         }
     }
 }

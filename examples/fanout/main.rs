@@ -13,17 +13,21 @@ mod command; // command lines: words or shell, output options
 mod database; // reads compile_commands.json
 mod depfile; // parses dependency files
 mod diagnostics; // recognizes warnings
+mod job_log; // --joblog
 mod options; // the command line
 mod output; // writes lines to stdout and stderr
 mod plan; // what has to run, in which order
+mod records; // --joblog and --trace together
 mod report; // progress, output of the steps, summary
 mod rule; // commands after the database
+mod trace; // --trace
 
 use build::Outcome;
 use build_log::BuildLog;
 use database::Database;
 use options::{HELP, Options};
-use plan::Plan;
+use plan::{Choice, Plan};
+use records::Records;
 use report::{Counts, Report};
 use rule::Rule;
 use std::{error::Error, process::ExitCode};
@@ -37,7 +41,7 @@ fn main() -> ExitCode {
         }
         Err(error) => return invalid(&error),
     };
-    let Prepared { plan, mut log, report } = match prepare(&options) {
+    let Prepared { plan, mut log, report, records } = match prepare(&options) {
         Ok(Some(prepared)) => prepared,
         // The errors of all entries are printed.
         Ok(None) => return ExitCode::from(2),
@@ -46,7 +50,7 @@ fn main() -> ExitCode {
     if !plan.steps.iter().any(|step| step.is_needed) {
         return if report.close() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
     }
-    match build::run(&plan, &mut log, report, &options) {
+    match build::run(&plan, (&mut log, records), report, &options) {
         Ok(Outcome::Built) => ExitCode::SUCCESS,
         Ok(Outcome::Failed) => ExitCode::FAILURE,
         // As a shell reports it: 130 for SIGINT, 143 for SIGTERM.
@@ -67,6 +71,7 @@ struct Prepared {
     plan: Plan,
     log: BuildLog,
     report: Report,
+    records: Records,
 }
 
 /// Reads the database and the build log. `None` if no entry is valid.
@@ -85,7 +90,8 @@ fn prepare(options: &Options) -> Result<Option<Prepared>, Box<dyn Error>> {
     let rules = options.rules.iter().map(|rule| Rule::parse(rule, &here, &objects)).collect::<Result<_, _>>()?;
     let mut log = BuildLog::open(&database.directory)?;
     let mut plan = Plan::new(database.entries, rules, !options.no_depfiles);
-    plan.compare_with(&mut log, options.always);
+    let (records, succeeded) = Records::open(options)?;
+    plan.compare_with(&mut log, &Choice { always: options.always, succeeded });
     let needed = plan.steps.iter().filter(|step| step.is_needed).count();
     let counts =
         Counts { needed, up_to_date: plan.steps.len() - needed, invalid: database.invalid.len(), ..Counts::default() };
@@ -93,5 +99,5 @@ fn prepare(options: &Options) -> Result<Option<Prepared>, Box<dyn Error>> {
     if !log.is_writable() && needed > 0 {
         report.warn(&format!("{}: not writable, so the next run builds everything again", log.path().display()));
     }
-    Ok(Some(Prepared { plan, log, report }))
+    Ok(Some(Prepared { plan, log, report, records }))
 }

@@ -5,7 +5,9 @@ use std::{
     ffi::{OsStr, OsString},
     os::unix::ffi::OsStrExt,
     path::PathBuf,
+    str::FromStr,
     thread,
+    time::Duration,
 };
 
 pub(crate) const HELP: &str = "\
@@ -21,6 +23,11 @@ options:
       --out DIR        write the objects below DIR instead of where the database says
       --then RULE      after the database, run `TARGET: COMMAND` or `COMMAND` in a shell, if an object has changed or TARGET is
                        missing; {out} is TARGET, {objects} are the objects; several rules run in their order
+      --timeout TIME       stop a command that takes longer, such as 90 (seconds), 2min, 1h 30min
+      --retry N            run a command that has failed again, up to N times
+      --joblog FILE        write a line about each finished command to FILE, as GNU parallel does
+      --resume             continue --joblog: what has succeeded there is not run again if its inputs are unknown or -B is given
+      --trace FILE         write a trace for https://ui.perfetto.dev to FILE
       --no-depfiles    do not add -MD -MF to commands of GCC and Clang, whose headers are then unknown: they always run
   -v, --verbose        print each command when it starts
   -h, --help           print this text
@@ -43,6 +50,11 @@ pub(crate) struct Options {
     pub(crate) out: Option<PathBuf>,
     pub(crate) jobs: usize,
     pub(crate) rules: Vec<OsString>,
+    pub(crate) timeout: Option<Duration>,
+    pub(crate) retries: u32,
+    pub(crate) job_log: Option<PathBuf>,
+    pub(crate) resume: bool,
+    pub(crate) trace: Option<PathBuf>,
     pub(crate) keep_going: bool,
     pub(crate) always: bool,
     pub(crate) no_depfiles: bool,
@@ -57,6 +69,11 @@ impl Options {
             out: None,
             jobs: thread::available_parallelism().map_or(1, usize::from),
             rules: Vec::new(),
+            timeout: None,
+            retries: 0,
+            job_log: None,
+            resume: false,
+            trace: None,
             keep_going: false,
             always: false,
             no_depfiles: false,
@@ -70,9 +87,14 @@ impl Options {
                 next.ok_or_else(|| format!("{} needs a value; {HINT}", name.display()))
             };
             match name.as_bytes() {
-                b"--jobs" | b"-j" => options.jobs = positive("--jobs", &value()?)?,
+                b"--jobs" | b"-j" => options.jobs = number("--jobs", &value()?, 1)?,
                 b"--out" => options.out = Some(value()?.into()),
                 b"--then" => options.rules.push(value()?),
+                b"--timeout" => options.timeout = Some(time("--timeout", &value()?)?),
+                b"--retry" => options.retries = number("--retry", &value()?, 0)?,
+                b"--joblog" => options.job_log = Some(value()?.into()),
+                b"--resume" => options.resume = true,
+                b"--trace" => options.trace = Some(value()?.into()),
                 b"--keep-going" | b"-k" => options.keep_going = true,
                 b"--always-make" | b"-B" => options.always = true,
                 b"--no-depfiles" => options.no_depfiles = true,
@@ -85,6 +107,9 @@ impl Options {
             if attached.is_some() {
                 return Err(format!("{} has no value; {HINT}", name.display()).into());
             }
+        }
+        if options.resume && options.job_log.is_none() {
+            return Err(format!("--resume needs --joblog; {HINT}").into());
         }
         Ok(Some(options))
     }
@@ -104,7 +129,15 @@ fn split(argument: &OsStr) -> (&OsStr, Option<OsString>) {
     }
 }
 
-fn positive(option: &str, text: &OsStr) -> Result<usize, Box<dyn Error>> {
-    let number = text.to_str().and_then(|text| text.parse().ok()).filter(|&number: &usize| number > 0);
-    number.ok_or_else(|| format!("invalid {option} {}: not a positive number", text.display()).into())
+fn number<N: FromStr + PartialOrd>(option: &str, text: &OsStr, min: N) -> Result<N, String> {
+    let number = text.to_str().and_then(|text| text.parse().ok()).filter(|number| *number >= min);
+    number.ok_or_else(|| format!("invalid {option} {}: not a positive number", text.display()))
+}
+
+fn time(option: &str, text: &OsStr) -> Result<Duration, String> {
+    let text = text.to_str().ok_or_else(|| format!("invalid {option} {}: not a time", text.display()))?;
+    let seconds = text.parse().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    let time = seconds.map_or_else(|| humantime::parse_duration(text), Ok);
+    let time = time.map_err(|error| format!("invalid {option} {text}: {error}"))?;
+    if time.is_zero() { Err(format!("invalid {option} {text}: zero")) } else { Ok(time) }
 }

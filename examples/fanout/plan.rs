@@ -8,8 +8,8 @@ use crate::{
     rule::Rule,
 };
 use std::{
-    collections::HashMap,
-    ffi::OsString,
+    collections::{HashMap, HashSet},
+    ffi::{OsStr, OsString},
     fs,
     os::unix::ffi::{OsStrExt, OsStringExt},
     path::Path,
@@ -93,11 +93,22 @@ impl Step {
         }
     }
 
-    /// The command as a line for a shell.
-    pub(crate) fn command_line(&self) -> String {
+    /// The command as one line for a shell. Line ends and tabs are escaped.
+    pub(crate) fn command_line(&self) -> Vec<u8> {
         let quoter = shlex::bytes::Quoter::new().allow_nul(true);
-        let words = self.arguments.iter().filter_map(|word| quoter.quote(word.as_bytes()).ok());
-        String::from_utf8_lossy(&words.collect::<Vec<_>>().join(&b' ')).into_owned()
+        let words = [OsStr::new("cd"), &self.directory].into_iter().map(|word| Some(word));
+        let words = words.chain([None]).chain(self.arguments.iter().map(|word| Some(word.as_os_str())));
+        let quote = |word: Option<&OsStr>| {
+            let Some(word) = word else { return b"&&".to_vec() };
+            quoter.quote(word.as_bytes()).map_or_else(|_| word.as_bytes().to_vec(), Into::into)
+        };
+        let line = words.map(quote).collect::<Vec<_>>().join(&b' ');
+        let escape = |byte: u8| match byte {
+            b'\n' => b"\\n".to_vec(),
+            b'\t' => b"\\t".to_vec(),
+            byte => vec![byte],
+        };
+        line.into_iter().flat_map(escape).collect()
     }
 
     /// Names the step in the build log.
@@ -128,6 +139,16 @@ impl Step {
 pub(crate) struct Plan {
     pub(crate) steps: Vec<Step>,
     files: Files,
+    /// What needed steps write.
+    written: HashSet<PathId>,
+}
+
+/// Which steps run although they seem to be up to date, and which do not run although nothing is known of their inputs.
+#[derive(Debug, Default)]
+pub(crate) struct Choice {
+    pub(crate) always: bool,
+    /// Commands that an interrupted run has finished.
+    pub(crate) succeeded: HashSet<Vec<u8>>,
 }
 
 impl Plan {
@@ -140,11 +161,11 @@ impl Plan {
             outputs.extend(step.output.clone());
             steps.push(step);
         }
-        Self { steps, files: Files::default() }
+        Self { steps, files: Files::default(), written: HashSet::new() }
     }
 
     /// Decides which steps are needed, on what they wait, and how urgent they are. All files are looked at once.
-    pub(crate) fn compare_with(&mut self, log: &mut BuildLog, always: bool) {
+    pub(crate) fn compare_with(&mut self, log: &mut BuildLog, choice: &Choice) {
         let mut writers: HashMap<PathId, usize> = HashMap::new();
         for index in 0..self.steps.len() {
             let Some((step, earlier)) = self.steps.get_mut(..=index).and_then(<[Step]>::split_last_mut) else { return };
@@ -155,14 +176,20 @@ impl Plan {
             step.depends_on.extend(read.filter_map(|path| writers.get(path)));
             step.depends_on.sort_unstable();
             step.depends_on.dedup();
-            let is_current = record.is_some_and(|record| {
-                record.command == step.command
-                    && record.state != NEVER
-                    && self.files.hash(log, &record.inputs, output) == Some(record.state)
-            });
+            let is_done = !choice.succeeded.is_empty() && choice.succeeded.contains(&step.command_line());
+            let is_current = match (&step.inputs, output) {
+                (Inputs::Unknown, Some(output)) => is_done && self.files.state(log, output).is_some(),
+                (Inputs::Unknown, None) => is_done,
+                (Inputs::Depfile(_) | Inputs::Listed(_), _) => record.is_some_and(|record| {
+                    record.command == step.command
+                        && record.state != NEVER
+                        && self.files.hash(log, &record.inputs, output) == Some(record.state)
+                }),
+            };
             let waits = step.depends_on.iter().any(|other| earlier.get(*other).is_some_and(|other| other.is_needed));
-            step.is_needed = always || waits || !is_current;
+            step.is_needed = waits || !is_current || (choice.always && !is_done);
             writers.extend(output.map(|output| (output, index)));
+            self.written.extend(output.filter(|_| step.is_needed));
         }
         self.set_urgency(log);
     }
@@ -193,8 +220,8 @@ impl Plan {
         }
     }
 
-    /// What to record of a successful step that was started at the file time `started`.
-    pub(crate) fn record(step: &Step, log: &mut BuildLog, started: i128, took: Duration) -> Record {
+    /// What to record of a successful step of a build that began at the file time `started`.
+    pub(crate) fn record(&self, step: &Step, log: &mut BuildLog, started: i128, took: Duration) -> Record {
         let (mut inputs, mut is_complete) = (Vec::new(), true);
         match &step.inputs {
             Inputs::Unknown => is_complete = false,
@@ -213,7 +240,9 @@ impl Plan {
         let mut files = Files::default();
         let output = step.output.as_ref().map(|output| log.id(output));
         let hash = files.hash(log, &inputs, output).filter(|_| is_complete);
-        let changed_meanwhile = files.newest(&inputs) > started;
+        // What a step of this build has written was complete before this step read it.
+        let changed_meanwhile =
+            files.newest(inputs.iter().copied().filter(|path| !self.written.contains(path))) > started;
         let state = hash.filter(|_| !changed_meanwhile).unwrap_or(NEVER);
         let millis = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
         Record { command: step.command, state, millis, inputs }
@@ -257,8 +286,8 @@ impl Files {
     }
 
     /// The newest time of change of files whose state is known.
-    fn newest(&self, paths: &[PathId]) -> i128 {
-        let times = paths.iter().filter_map(|path| self.known.get(path).copied().flatten());
+    fn newest(&self, paths: impl Iterator<Item = PathId>) -> i128 {
+        let times = paths.filter_map(|path| self.known.get(&path).copied().flatten());
         times.map(|state| state.modified).max().unwrap_or(0)
     }
 }

@@ -16,7 +16,9 @@ const QUEUED_BYTES_MAX: usize = 8 << 20;
 /// Result of a step.
 pub(crate) struct Finished {
     pub(crate) exit: String,
-    pub(crate) is_success: bool,
+    pub(crate) code: Option<i32>,
+    pub(crate) signal: Option<i32>,
+    pub(crate) output_bytes: usize,
     pub(crate) wall: Duration,
     pub(crate) cpu: Duration,
     pub(crate) peak_bytes: u64,
@@ -24,15 +26,27 @@ pub(crate) struct Finished {
 
 impl Finished {
     /// The usage includes the compiler's own children: GCC's `cc` runs `cc1` and `as`.
-    pub(crate) fn of(exit: &Exit) -> Self {
+    pub(crate) fn of(exit: &Exit, output_bytes: usize) -> Self {
         let usage = exit.usage.unwrap_or_default();
         Self {
             exit: exit.to_string(),
-            is_success: exit.success(),
+            code: exit.code(),
+            signal: exit.signal(),
+            output_bytes,
             wall: exit.duration,
             cpu: usage.user + usage.system,
             peak_bytes: usage.max_rss_bytes,
         }
+    }
+
+    pub(crate) fn is_success(&self) -> bool {
+        self.code == Some(0)
+    }
+
+    /// One line about a failure.
+    fn describe(&self, step: &Step) -> String {
+        let program = step.arguments.first().map_or_else(String::new, |program| program.display().to_string());
+        format!("{}: {program}: {}", step.name.display(), self.exit)
     }
 }
 
@@ -94,13 +108,22 @@ impl OutputQueue {
         if *self.current.get_or_insert(worker) == worker { stream.take() } else { Vec::new() }
     }
 
-    /// Marks the step as finished. Returns the lines that can be printed now.
-    fn finish(&mut self, worker: WorkerId, last: &str) -> Vec<String> {
+    /// Adds a line of this program to the output of a step. Returns the lines that can be printed now.
+    fn note(&mut self, worker: WorkerId, line: &str) -> Vec<String> {
         let mut lines = self.push(worker, b"");
         if let Some(stream) = self.streams.get_mut(&worker) {
             let partial = std::mem::take(&mut stream.partial);
             stream.add(&partial);
-            stream.add(last.as_bytes());
+            stream.add(line.as_bytes());
+        }
+        lines.extend(self.push(worker, b""));
+        lines
+    }
+
+    /// As `note`, and marks the step as finished.
+    fn finish(&mut self, worker: WorkerId, last: &str) -> Vec<String> {
+        let mut lines = self.note(worker, last);
+        if let Some(stream) = self.streams.get_mut(&worker) {
             stream.is_finished = true;
         }
         while let Some(stream) = self.current.and_then(|current| self.streams.get_mut(&current)) {
@@ -157,7 +180,7 @@ impl Report {
             bar.set_message(step.name.display().to_string());
         }
         if self.is_verbose {
-            self.print(&step.command_line());
+            self.print(&String::from_utf8_lossy(&step.command_line()));
         }
     }
 
@@ -167,13 +190,22 @@ impl Report {
     }
 
     pub(crate) fn finished(&mut self, worker: WorkerId, step: &Step, finished: Finished) {
-        let program = step.arguments.first().map_or_else(String::new, |program| program.display().to_string());
-        let failure = || format!("error: {}: {program}: {}", step.name.display(), finished.exit);
-        let last = if finished.is_success { String::new() } else { failure() };
+        let is_success = finished.is_success();
+        let last = if is_success { String::new() } else { format!("error: {}", finished.describe(step)) };
         let lines = self.queue.finish(worker, &last);
         self.print_output(lines);
-        self.count(step, finished.is_success);
+        self.count(step, is_success);
         self.times.push((step.name.clone(), finished));
+    }
+
+    /// An attempt that has failed, and is not the last.
+    pub(crate) fn retried(&mut self, worker: WorkerId, step: &Step, finished: &Finished) {
+        let lines = self.queue.note(worker, &format!("retried: {}", finished.describe(step)));
+        self.print_output(lines);
+    }
+
+    pub(crate) fn elapsed(&self) -> Duration {
+        now().saturating_duration_since(self.started)
     }
 
     /// A step that could not be started.
@@ -223,7 +255,7 @@ impl Report {
         if let Some(bar) = self.bar.take() {
             bar.finish_and_clear();
         }
-        let seconds = now().saturating_duration_since(self.started).as_secs_f64();
+        let seconds = self.elapsed().as_secs_f64();
         let Counts { needed, up_to_date, invalid, built, failed, warnings } = self.counts;
         if built + failed < needed {
             self.print(&format!("{} not built", needed - built - failed));

@@ -33,6 +33,7 @@ mod diagnostics;
 #[path = "../../../examples/fanout/rule.rs"]
 mod rule;
 
+mod attempts;
 mod up_to_date;
 
 fn fanout() -> WorkerSpec {
