@@ -10,9 +10,8 @@ use crate::{
 };
 use crossbeam_channel::Receiver;
 use pipewright::{
-    Event, EventKind, Exit, OutputMode, Restart, RestartIntensity, RestartPolicy, Supervisor, SurvivorPolicy, WorkerId,
-    WorkerSpec,
-    pool::{Job, JobSpec, Jobs},
+    Event, EventKind, Exit, OutputMode, Supervisor, SurvivorPolicy, WorkerId, WorkerSpec,
+    pool::{Job, JobSpec, Jobs, OnFailure},
 };
 use std::{
     cmp::Reverse,
@@ -45,7 +44,8 @@ pub(crate) fn run(
     let supervisor = Supervisor::builder().grace_period(GRACE_PERIOD).build()?;
     let started = log.file_time()?;
     let mut build = Build { plan, log, options, report, records, started, pending: HashMap::new() };
-    build.submit(&Jobs::new(&supervisor, options.jobs));
+    let on_failure = if options.keep_going { OnFailure::KeepGoing } else { OnFailure::FinishRunning };
+    build.submit(&Jobs::new(&supervisor, options.jobs).on_failure(on_failure));
     while !build.pending.is_empty() {
         crossbeam_channel::select! {
             recv(supervisor.events()) -> event => build.handle(event?),
@@ -99,7 +99,7 @@ impl Build<'_> {
             let urgency = i32::try_from(step.urgency).unwrap_or(i32::MAX);
             let submit = || {
                 create_directories(step, &mut created)?;
-                let job = JobSpec::new(self.spec(step)?).priority(urgency);
+                let job = JobSpec::new(self.spec(step)?).priority(urgency).retries(self.options.retries);
                 Ok(jobs.submit(dependencies.into_iter().fold(job, JobSpec::after))?)
             };
             match submit() {
@@ -108,7 +108,13 @@ impl Build<'_> {
                     self.pending.insert(job.id(), pending);
                     submitted.insert(index, job);
                 }
-                Err::<_, Box<dyn Error>>(error) => self.report.not_started(step, &explain(&*error)),
+                Err::<_, Box<dyn Error>>(error) => {
+                    self.report.not_started(step, &explain(&*error));
+                    if !self.options.keep_going {
+                        jobs.cancel_all();
+                        return;
+                    }
+                }
             }
         }
     }
@@ -126,10 +132,6 @@ impl Build<'_> {
             .survivors(SurvivorPolicy::Report);
         if let Some(timeout) = self.options.timeout {
             spec = spec.runtime_max(timeout);
-        }
-        if self.options.retries > 0 {
-            let limit = RestartIntensity::new(self.options.retries, Duration::MAX);
-            spec = spec.restart(RestartPolicy::from(Restart::OnFailure).intensity(limit));
         }
         Ok(spec)
     }
@@ -157,9 +159,6 @@ impl Build<'_> {
         }
         if is_final {
             self.pending.remove(&event.worker);
-            if self.report.has_failures() && !self.options.keep_going {
-                self.start_no_more();
-            }
         }
     }
 
@@ -181,18 +180,13 @@ impl Build<'_> {
         let ended = Ended { step, index: *index, finished: &finished, slot, end: self.report.elapsed() };
         let mut errors = self.records.add(&ended);
         errors.extend(logged.err().map(|error| format!("{}: {error}", self.log.path().display())));
-        errors.iter().for_each(|error| self.report.warn(error));
+        for error in &errors {
+            self.report.warn(error);
+        }
         if is_final {
             self.report.finished(worker, step, finished);
         } else {
             self.report.retried(worker, step, &finished);
-        }
-    }
-
-    /// Lets the steps that run end, and cancels the others.
-    fn start_no_more(&self) {
-        for pending in self.pending.values().filter(|pending| pending.job.slot().is_none()) {
-            drop(pending.job.cancel());
         }
     }
 

@@ -129,8 +129,8 @@ fn split(argument: &OsStr) -> (&OsStr, Option<OsString>) {
     }
 }
 
-fn number<N: FromStr + PartialOrd>(option: &str, text: &OsStr, min: N) -> Result<N, String> {
-    let number = text.to_str().and_then(|text| text.parse().ok()).filter(|number| *number >= min);
+fn number<N: FromStr + PartialOrd + From<u8>>(option: &str, text: &OsStr, min: u8) -> Result<N, String> {
+    let number = text.to_str().and_then(|text| text.parse().ok()).filter(|number| *number >= N::from(min));
     number.ok_or_else(|| format!("invalid {option} {}: not a positive number", text.display()))
 }
 

@@ -96,7 +96,7 @@ impl Step {
     /// The command as one line for a shell. Line ends and tabs are escaped.
     pub(crate) fn command_line(&self) -> Vec<u8> {
         let quoter = shlex::bytes::Quoter::new().allow_nul(true);
-        let words = [OsStr::new("cd"), &self.directory].into_iter().map(|word| Some(word));
+        let words = [OsStr::new("cd"), &self.directory].into_iter().map(Some);
         let words = words.chain([None]).chain(self.arguments.iter().map(|word| Some(word.as_os_str())));
         let quote = |word: Option<&OsStr>| {
             let Some(word) = word else { return b"&&".to_vec() };

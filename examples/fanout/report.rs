@@ -171,10 +171,6 @@ impl Report {
         Self { bar, started: now(), counts, is_verbose, times: Vec::new(), queue: OutputQueue::default() }
     }
 
-    pub(crate) fn has_failures(&self) -> bool {
-        self.counts.failed > 0
-    }
-
     pub(crate) fn started(&self, step: &Step) {
         if let Some(bar) = &self.bar {
             bar.set_message(step.name.display().to_string());
