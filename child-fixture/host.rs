@@ -49,7 +49,7 @@ pub(crate) fn attach() -> Outcome {
     Ok(())
 }
 
-fn guard(options: &Options) -> Result<Guard, String> {
+pub(crate) fn guard(options: &Options) -> Result<Guard, String> {
     match options.get("guard") {
         None => Ok(Guard::default()),
         Some("shell") => Ok(Guard::Shell),
@@ -207,7 +207,7 @@ fn overdue(deadline: Duration) -> [WorkerSpec; 3] {
     ]
 }
 
-fn say(line: &str) -> Outcome {
+pub(crate) fn say(line: &str) -> Outcome {
     let mut stdout = io::stdout().lock();
     writeln!(stdout, "{line}")?;
     Ok(stdout.flush()?)

@@ -238,6 +238,9 @@ pub mod pipe; // anonymous and named pipes
 mod parent; // the worker's side; does not link the supervisor
 
 #[cfg(target_os = "linux")]
+pub mod jobserver; // tokens shared with make, cargo and ninja
+
+#[cfg(target_os = "linux")]
 mod launch; // starts one process
 
 #[cfg(target_os = "linux")]

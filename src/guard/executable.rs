@@ -3,7 +3,10 @@
 use super::{
     cleanup::Cleanup,
     groups,
-    protocol::{CONFIG_FD, LIST_READER_FD, LIST_WRITER_FD, READY, TESTED, TITLE, VARIABLE},
+    protocol::{
+        CONFIG_FD, HELD_TOKENS_FD, JOBSERVER, JOBSERVER_FD, LIST_READER_FD, LIST_WRITER_FD, READY, TESTED, TITLE,
+        VARIABLE,
+    },
 };
 use crate::deadline::Deadline;
 use crate::sys::{
@@ -21,7 +24,7 @@ use std::{
     env,
     ffi::OsString,
     fs::File,
-    io::{self, BufRead, BufReader, Write},
+    io::{self, BufRead, BufReader, Read, Write},
     os::{fd::AsFd, unix::ffi::OsStringExt},
     path::PathBuf,
     time::Duration,
@@ -42,6 +45,8 @@ struct ReceivedConfig {
     token: Vec<u8>,
     cgroup: Option<PathBuf>,
     host: i32,
+    /// The held tokens, and where they are returned to.
+    tokens: Option<(File, File)>,
 }
 
 /// Returns the exit code.
@@ -67,7 +72,27 @@ fn guard() -> io::Result<()> {
     wait_for_end(&config_pipe.into_inner(), config.host)?;
     let listed = groups::read(reader, writer.as_fd()).unwrap_or_default();
     Cleanup::new(&config.token, listed.groups, host).run(config.cgroup.as_deref(), listed.directory.as_deref());
-    Ok(())
+    // The host can end while the guard cleans up for it.
+    let is_host_alive = listed.is_host_alive && this_process::parent() == config.host;
+    match config.tokens {
+        Some((held, jobserver)) if !is_host_alive => return_tokens(&held, &jobserver),
+        _ => Ok(()),
+    }
+}
+
+/// Returns the tokens to the jobserver that the host held when it ended. Neither end blocks.
+fn return_tokens(mut held: &File, mut jobserver: &File) -> io::Result<()> {
+    let mut tokens = [0; 4096];
+    loop {
+        match held.read(&mut tokens) {
+            Ok(0) => return Ok(()),
+            Ok(count) => jobserver.write_all(tokens.get(..count).unwrap_or_default())?,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            // A fork of the host has the other end.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+            Err(error) => return Err(error),
+        }
+    }
 }
 
 fn read_config(config_pipe: &mut impl BufRead) -> io::Result<ReceivedConfig> {
@@ -77,10 +102,12 @@ fn read_config(config_pipe: &mut impl BufRead) -> io::Result<ReceivedConfig> {
         line.pop_if(|last| *last == b'\n');
         io::Result::Ok(line)
     };
-    let (token, cgroup, host) = (line()?, line()?, line()?);
+    let (token, cgroup, host, jobserver) = (line()?, line()?, line()?, line()?);
     let host = String::from_utf8_lossy(&host).parse().map_err(|_| io::ErrorKind::InvalidData)?;
     let cgroup = (!cgroup.is_empty()).then(|| PathBuf::from(OsString::from_vec(cgroup)));
-    Ok(ReceivedConfig { token: [&token[..], b"."].concat(), cgroup, host })
+    let tokens = (jobserver == JOBSERVER.as_bytes())
+        .then(|| (File::from(fd::adopt(HELD_TOKENS_FD)), File::from(fd::adopt(JOBSERVER_FD))));
+    Ok(ReceivedConfig { token: [&token[..], b"."].concat(), cgroup, host, tokens })
 }
 
 /// Tests what the cleanup relies on. Returns what is missing.

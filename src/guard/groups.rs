@@ -4,7 +4,8 @@
 //! changes and still finds the lines after the host has ended. A pipe, since a memfd obeys `RLIMIT_FSIZE`: a write beyond that limit
 //! kills the host by SIGXFSZ.
 //!
-//! `+N` adds a group, `-N` removes it, `=` removes all groups; `/PATH` sets the directory of the host's sockets. Before the pipe fills
+//! `+N` adds a group, `-N` removes it, `=` removes all groups; `/PATH` sets the directory of the host's sockets; `alive` says that the
+//! host has asked for the cleanup, and keeps its tokens of a jobserver. Before the pipe fills
 //! up, the host writes `=`, the directory and the present groups, and then reads the lines before them. If the host is killed in
 //! between, the remaining lines have the same meaning.
 
@@ -24,6 +25,8 @@ use std::{
 
 /// The guard writes this line and reads the list up to it: end of file does not occur while a fork of the host holds the writing end.
 pub(super) const END: &str = "end";
+/// The host writes this line before it lets the guard clean up.
+const ALIVE: &str = "alive";
 /// Up to this many bytes the lines are not compacted, however few groups they describe.
 const FEW_BYTES: usize = 4096;
 /// The largest capacity that is requested, in bytes: the default of `/proc/sys/fs/pipe-max-size`.
@@ -98,6 +101,12 @@ impl GroupList {
             let written = ends.bytes + line.len() <= ends.room() && ends.write(&line).is_ok();
             drop(if written { Ok(()) } else { ends.renew() });
         }
+    }
+
+    /// Tells the guard, which is about to clean up, that the host goes on.
+    pub(crate) fn set_alive(&self) {
+        // There is room, as for the guard's own line.
+        drop(self.lock().write(&format!("{ALIVE}\n")));
     }
 
     fn lock(&self) -> MutexGuard<'_, ListPipe> {
@@ -189,6 +198,8 @@ pub(super) fn pipe() -> io::Result<(File, File)> {
 pub(super) struct Listed {
     pub(super) groups: BTreeSet<i32>,
     pub(super) directory: Option<PathBuf>,
+    /// Whether the host has asked for the cleanup.
+    pub(super) is_host_alive: bool,
 }
 
 /// Reads a list to its end, in the guard.
@@ -205,6 +216,7 @@ pub(super) fn read(reader: impl Read, writer: BorrowedFd<'_>) -> io::Result<List
             (Some(b'+'), Some(group)) => drop(listed.groups.insert(group)),
             (Some(b'-'), Some(group)) => drop(listed.groups.remove(&group)),
             (Some(b'='), _) => listed.groups.clear(),
+            (Some(b'a'), _) if line == ALIVE.as_bytes() => listed.is_host_alive = true,
             (Some(b'/'), _) => listed.directory = Some(OsString::from_vec(line).into()),
             // The end of a line whose beginning the host has read.
             _ => {}

@@ -13,6 +13,12 @@ pub(super) const CONFIG_FD: i32 = 3;
 pub(super) const LIST_READER_FD: i32 = 4;
 pub(super) const LIST_WRITER_FD: i32 = 5;
 
+/// The pipe with the tokens of a jobserver that the host holds, and the jobserver's end to which they are returned. Passed if the
+/// configuration says [`JOBSERVER`].
+pub(super) const HELD_TOKENS_FD: i32 = 6;
+pub(super) const JOBSERVER_FD: i32 = 7;
+pub(super) const JOBSERVER: &str = "jobserver";
+
 /// The guard's first line: it will notice the end of the host and has everything that it needs. Optional things that are missing follow
 /// [`WITHOUT`].
 pub(super) const READY: &str = "ready";

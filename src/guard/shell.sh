@@ -1,12 +1,13 @@
-# The guard of one supervisor, for a POSIX shell: dash, bash, Busybox. It needs grep, head, rm, rmdir, sleep and tr.
+# The guard of one supervisor, for a POSIX shell: dash, bash, Busybox. It needs grep, head, rm, rmdir, sleep and tr, and cat below make.
 #
-# fd 3 delivers three lines: the token of the supervisor's processes, its cgroup or nothing, and the PID of the host. End of file
-# follows when the host ends. fd 4 is the list of what is killed and removed with the host, and fd 5 its writing end. Standard output
-# receives two lines: "ready" once the end of the host will be noticed, and "tested"; or an error instead.
+# fd 3 delivers four lines: the token of the supervisor's processes, its cgroup or nothing, the PID of the host, and "jobserver" or
+# nothing. End of file follows when the host ends. fd 4 is the list of what is killed and removed with the host, and fd 5 its writing
+# end. With a jobserver, fd 6 delivers the tokens that the host holds, and fd 7 takes them back. Standard output receives two lines: "ready" once the end of the host will be noticed, and "tested"; or an error instead.
 trap '' HUP INT QUIT TERM TSTP TTIN TTOU PIPE USR1 USR2
 IFS= read -r token <&3
 IFS= read -r cgroup <&3
 read -r host <&3
+read -r jobserver <&3
 run=$token
 
 # Whether /proc exists and shows this PID namespace. After unshare(1) it can show another one, with other PIDs.
@@ -112,12 +113,14 @@ scan_until_quiet() {
     done
 }
 
-# `+N` adds a group, `-N` removes it, `=` removes all; `/PATH` is the directory of the host's sockets. The list ends with the line
+# `+N` adds a group, `-N` removes it, `=` removes all; `/PATH` is the directory of the host's sockets; `alive` says that the host goes on,
+# and keeps its tokens. The list ends with the line
 # written here: end of file does not occur while a fork of the host holds the writing end. kill takes a group as `-N`; dash does not
 # support `--`.
 kill_groups() {
     groups=
     directory=
+    alive=
     epoch=0
     echo end >&5
     while IFS= read -r entry <&4; do
@@ -126,6 +129,7 @@ kill_groups() {
         =) epoch=$((epoch + 1)) ;;
         +*) eval "group_${entry#+}=$epoch" && groups="$groups ${entry#+}" ;;
         -*) eval "group_${entry#-}=" ;;
+        alive) alive=1 ;;
         /*) directory=$entry ;;
         esac
     done
@@ -143,6 +147,19 @@ remove_cgroup() {
     done
 }
 
+# Whether the host is the parent of this process, as long as it has not ended.
+has_host() {
+    read -r stat </proc/$$/stat || return 1
+    set -- ${stat##*) }
+    [ "$2" = "$host" ]
+}
+
+# Neither end blocks: the host may have a fork that holds the other end of fd 6.
+return_tokens() {
+    [ -n "$alive" ] && { has_host || ! has_proc; } && return
+    cat <&6 >&7
+}
+
 cleanup() {
     trap '' URG
     [ -n "$cgroup" ] && echo 1 >"$cgroup/cgroup.kill"
@@ -150,6 +167,7 @@ cleanup() {
     # The host can end during the self-test, which changes $run.
     run=$token
     has_proc && scan_until_quiet
+    [ -n "$jobserver" ] && return_tokens
     [ -n "$directory" ] && rm -rf "$directory"
     [ -n "$cgroup" ] && remove_cgroup
     exit 0
@@ -163,7 +181,7 @@ fail() {
 # Tests what the cleanup relies on, since nothing can be reported once it runs. This part starts no process: the host waits for it.
 test_tools() {
     missing=
-    for tool in grep head rm rmdir sleep tr; do
+    for tool in grep head rm rmdir sleep tr ${jobserver:+cat}; do
         command -v $tool >/dev/null || missing="$missing $tool"
     done
     [ -z "$missing" ] || fail "missing from $PATH:$missing"
@@ -197,11 +215,10 @@ test_search() {
 test_tools
 echo pipewright-guard >/proc/self/comm
 trap cleanup URG
-if has_proc && read -r stat </proc/$$/stat; then
+if has_proc; then
     echo ready
-    set -- ${stat##*) }
     # The host may have ended before the trap was set.
-    [ "$2" = "$host" ] || cleanup
+    has_host || cleanup
     test_search
 else
     echo ready without /proc

@@ -3,9 +3,13 @@
 use super::{
     groups::{self, GroupList},
     program::{Guard, is_initialized},
-    protocol::{CONFIG_FD, EXECUTABLE, LIST_READER_FD, LIST_WRITER_FD, READY, TESTED, TITLE, VARIABLE, WITHOUT},
+    protocol::{
+        CONFIG_FD, EXECUTABLE, HELD_TOKENS_FD, JOBSERVER, JOBSERVER_FD, LIST_READER_FD, LIST_WRITER_FD, READY, TESTED,
+        TITLE, VARIABLE, WITHOUT,
+    },
 };
 use crate::{
+    jobserver::client,
     launch::{
         context::{OpenMode, SpawnContext},
         error::SpawnError,
@@ -161,7 +165,9 @@ impl GuardProgram {
         pipe.write_all(config.token.as_bytes())?;
         pipe.write_all(b"\n")?;
         pipe.write_all(config.cgroup.map(Path::as_os_str).unwrap_or_default().as_bytes())?;
-        pipe.write_all(format!("\n{}\n", this_process::own_pid()).as_bytes())?;
+        let tokens = client::guarded_ends()?;
+        let jobserver = if tokens.is_some() { JOBSERVER } else { "" };
+        pipe.write_all(format!("\n{}\n{jobserver}\n", this_process::own_pid()).as_bytes())?;
         let mut plan = LaunchPlan::new(Program::Named(self.name(shell).into()));
         plan.environment = vec![EnvironmentChange::Clear];
         let set = |name: &str, value: OsString| EnvironmentChange::Set(name.into(), value);
@@ -184,9 +190,9 @@ impl GuardProgram {
         plan.stderr = OutputMode::Null;
         plan.group = ProcessGroup::NewSession;
         let [reader, writer] = config.groups.ends()?;
-        for (end, number) in
-            [(OwnedFd::from(config_pipe), CONFIG_FD), (reader, LIST_READER_FD), (writer, LIST_WRITER_FD)]
-        {
+        let always = [(OwnedFd::from(config_pipe), CONFIG_FD), (reader, LIST_READER_FD), (writer, LIST_WRITER_FD)];
+        let tokens = tokens.into_iter().flat_map(|ends| ends.into_iter().zip([HELD_TOKENS_FD, JOBSERVER_FD]));
+        for (end, number) in always.into_iter().chain(tokens) {
             plan.add_fd(&number.to_string(), FdSource::Inherited(Arc::new(end)), Pass::fd(number));
         }
         Ok((pipe, plan))

@@ -69,7 +69,7 @@ fn run(
     let numbers: Vec<RawFd> = kept.iter().map(AsRawFd::as_raw_fd).collect();
     command.args(plan.arguments(&numbers, context.control_path));
     let is_cleared = inherit_environment(&mut command) || plan.clears_environment();
-    change_environment(&mut command, plan, &numbers, context.control);
+    change_environment(&mut command, plan, (&numbers, context.control), is_cleared);
     if let Some((name, value)) = plan.terminal_variable()
         && !command.get_envs().any(|(set, _)| set == name)
         && (is_cleared || env::var_os(name).is_none())
@@ -187,7 +187,12 @@ fn inherit_environment(command: &mut Command) -> bool {
     false
 }
 
-fn change_environment(command: &mut Command, plan: &LaunchPlan, numbers: &[RawFd], control: &str) {
+fn change_environment(
+    command: &mut Command,
+    plan: &LaunchPlan,
+    (numbers, control): (&[RawFd], &str),
+    is_cleared: bool,
+) {
     for change in &plan.environment {
         match change {
             EnvironmentChange::Clear => command.env_clear(),
@@ -197,6 +202,18 @@ fn change_environment(command: &mut Command, plan: &LaunchPlan, numbers: &[RawFd
                 command.env(name, template.fill(child_fd(numbers, *fd_index)))
             }
             EnvironmentChange::Control { name, template } => command.env(name, template.fill_text(control)),
+            EnvironmentChange::Jobserver(passed) => {
+                // Where the host has such a variable, `inherit_environment` has set it without its jobserver.
+                let current = |name: &OsStr| {
+                    let set = command.get_envs().find(|(other, _)| *other == name);
+                    set.map_or_else(
+                        || env::var_os(name).filter(|_| !is_cleared),
+                        |(_, value)| value.map(OsStr::to_owned),
+                    )
+                };
+                let variables = passed.variables(numbers, current);
+                command.envs(variables)
+            }
         };
     }
 }

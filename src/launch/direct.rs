@@ -34,7 +34,7 @@ pub(super) fn start(
 ) -> Result<ChildProcess, SpawnError> {
     let numbers = plan.child_fds();
     let environment = environment(plan, &numbers, context);
-    let search = ProgramSearch::new(program, path_of(&environment));
+    let search = ProgramSearch::new(program, value_of(&environment, OsStr::new("PATH")));
     let image = ExecImage {
         candidates: search.candidates.clone(),
         arguments: arguments(plan, program, &numbers, context.control_path),
@@ -77,6 +77,11 @@ fn environment(plan: &LaunchPlan, numbers: &[RawFd], context: &SpawnContext<'_>)
             EnvironmentChange::Control { name, template } => {
                 set(&mut variables, name, template.fill_text(context.control));
             }
+            EnvironmentChange::Jobserver(passed) => {
+                for (name, value) in passed.variables(numbers, |name| value_of(&variables, name)) {
+                    set(&mut variables, name, value);
+                }
+            }
         }
     }
     if let Some((name, value)) = plan.terminal_variable()
@@ -96,8 +101,8 @@ fn set(variables: &mut Vec<(OsString, OsString)>, name: &OsStr, value: OsString)
     variables.push((name.to_owned(), value));
 }
 
-fn path_of(environment: &[(OsString, OsString)]) -> Option<OsString> {
-    environment.iter().find(|(name, _)| name == "PATH").map(|(_, value)| value.clone())
+fn value_of(environment: &[(OsString, OsString)], name: &OsStr) -> Option<OsString> {
+    environment.iter().find(|(other, _)| other == name).map(|(_, value)| value.clone())
 }
 
 fn descriptors(ends: &ChildFds, numbers: &[RawFd]) -> Vec<FdMapping> {

@@ -5,6 +5,7 @@
 //! that takes it for its IPC channel aborts. Such variables are removed, unless the spec or the user's own `Command` sets them.
 //! `docs/protocol.md`, "Variables that are removed", lists them.
 
+use crate::wire::make_flags::{MAKE_FLAGS, without_jobserver};
 use std::{
     ffi::{OsStr, OsString},
     os::unix::ffi::{OsStrExt, OsStringExt},
@@ -52,9 +53,6 @@ const NAMES: [&str; 18] = [
 /// Prefixes of numbered variables: einhorn, puma, s6-fdholder.
 const FAMILIES: [&str; 4] = ["EINHORN_FD", "EINHORN_SOCK_FD", "PUMA_INHERIT_", "S6_FD"];
 
-/// Variables with options of `make` and compatible programs, which may name a jobserver.
-const MAKE_FLAGS: [&str; 4] = ["MAKEFLAGS", "MFLAGS", "CARGO_MAKEFLAGS", "GNUMAKEFLAGS"];
-
 /// Git writes traces to an fd if a variable with this prefix is a single digit above 2.
 const GIT_TRACE: &str = "GIT_TRACE";
 
@@ -96,67 +94,12 @@ pub(super) fn handles(names: &[&OsStr]) -> Option<OsString> {
     (!others.is_empty()).then(|| OsString::from_vec(others.join(&(SEPARATOR as u8))))
 }
 
-/// Removes the options that name a jobserver; `None` if there are none. Everything else stays unchanged, including blanks.
-///
-/// `-jN` stays: a `make` that reads it has N slots of its own. A bare `-j`, which older versions of `make` and cargo add next to the
-/// jobserver, is removed: alone it would mean an unlimited number of jobs. After `--`, words define variables.
-fn without_jobserver(flags: &[u8]) -> Option<Vec<u8>> {
-    let pieces = pieces(flags);
-    let end = pieces.iter().position(|piece| word(piece) == b"--").unwrap_or(pieces.len());
-    let (options, definitions) = pieces.split_at_checked(end)?;
-    if !options.iter().any(|piece| is_jobserver(word(piece))) {
-        return None;
-    }
-    let is_number = |piece: &&[u8]| word(piece).first().is_some_and(u8::is_ascii_digit);
-    let kept = options.iter().enumerate().filter(|(at, piece)| {
-        let is_bare = matches!(word(piece), b"-j" | b"--jobs") && !options.get(at + 1).is_some_and(&is_number);
-        !is_bare && !is_jobserver(word(piece))
-    });
-    let rest: Vec<u8> = kept.map(|(_, piece)| *piece).chain(definitions.iter().copied()).flatten().copied().collect();
-    Some(if rest.iter().all(|&byte| is_blank(byte)) { Vec::new() } else { rest })
-}
-
-fn is_jobserver(word: &[u8]) -> bool {
-    [&b"--jobserver-auth="[..], b"--jobserver-fds="].iter().any(|option| word.starts_with(option))
-}
-
-fn is_blank(byte: u8) -> bool {
-    byte == b' ' || byte == b'\t'
-}
-
-/// Splits the text into words, each with its preceding blanks; the last piece may be blanks only. A backslash escapes the next byte,
-/// as `make` writes a blank inside a word.
-fn pieces(text: &[u8]) -> Vec<&[u8]> {
-    let mut pieces = Vec::new();
-    let mut rest = text;
-    while !rest.is_empty() {
-        let mut length = rest.iter().take_while(|byte| is_blank(**byte)).count();
-        while let Some(&byte) = rest.get(length).filter(|byte| !is_blank(**byte)) {
-            length += if byte == b'\\' { 2 } else { 1 };
-        }
-        let (piece, others) = rest.split_at_checked(length).unwrap_or((rest, &[]));
-        pieces.push(piece);
-        rest = others;
-    }
-    pieces
-}
-
-fn word(piece: &[u8]) -> &[u8] {
-    let blanks = piece.iter().take_while(|byte| is_blank(**byte)).count();
-    piece.get(blanks..).unwrap_or_default()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proptest::prelude::*;
 
     fn of(name: &str, value: &str) -> EnvDisposition {
         disposition(OsStr::new(name), OsStr::new(value), Some(OsStr::new("MY_FD:OTHER")))
-    }
-
-    fn flags(value: &str) -> Option<String> {
-        without_jobserver(value.as_bytes()).map(|rest| String::from_utf8(rest).unwrap())
     }
 
     #[test]
@@ -189,25 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn p03_removes_jobserver_and_keeps_other_flags() {
-        for (given, expected) in [
-            (" -j3 --jobserver-auth=3,4", Some(" -j3")),
-            ("k -j3 --jobserver-auth=fifo:/tmp/GMfifo17", Some("k -j3")),
-            ("w --jobserver-fds=3,4 -j -- CC=gcc", Some("w -- CC=gcc")),
-            ("-j --jobserver-fds=3,4 --jobserver-auth=3,4", Some("")),
-            ("--jobserver-auth=3,4 -j 4", Some(" -j 4")),
-            (
-                "rk -j3 --jobserver-auth=3,4 --sync-mutex=fnm:/tmp/GM1 -- A=b\\ --jobserver-auth=c",
-                Some("rk -j3 --sync-mutex=fnm:/tmp/GM1 -- A=b\\ --jobserver-auth=c"),
-            ),
-            ("-I a\\ --jobserver-auth=3,4", None),
-            ("-- A=b --jobserver-auth=3,4", None),
-            ("-j --jobserver-style=pipe", None),
-            ("", None),
-            ("\\", None),
-        ] {
-            assert_eq!(flags(given).as_deref(), expected, "{given:?}");
-        }
+    fn p03_removes_jobserver_of_every_variable() {
         for name in MAKE_FLAGS {
             assert_eq!(of(name, "k --jobserver-auth=3,4"), EnvDisposition::Replace("k".into()), "{name}");
             assert_eq!(of(name, "-j --jobserver-auth=3,4"), EnvDisposition::Remove, "{name}");
@@ -219,46 +144,5 @@ mod tests {
     fn handles_lists_names_without_prefix() {
         assert_eq!(handles(&["PIPEWRIGHT_MESSAGES"].map(OsStr::new)), None);
         assert_eq!(handles(&["A", "PIPEWRIGHT_CONTROL", "B"].map(OsStr::new)), Some("A:B".into()));
-    }
-
-    /// Words of `MAKEFLAGS`, with and without a jobserver.
-    fn any_flags() -> impl Strategy<Value = Vec<String>> {
-        let word = prop_oneof![
-            Just("--jobserver-auth=3,4".to_owned()),
-            Just("--jobserver-auth=fifo:/tmp/a\\ b".to_owned()),
-            Just("--jobserver-fds=10,11".to_owned()),
-            Just("-j3".to_owned()),
-            Just("-j".to_owned()),
-            Just("--".to_owned()),
-            "[a-zA-Z=/-]([a-z]|\\\\ ){0,5}",
-        ];
-        proptest::collection::vec(word, 0..8)
-    }
-
-    proptest! {
-        #[test]
-        fn p03_removes_only_words_of_jobserver(words in any_flags(), blanks in "[ \t]{1,3}") {
-            let text = words.join(&blanks);
-            let end = words.iter().position(|word| word == "--").unwrap_or(words.len());
-            let is_jobserver = |word: &String| word.starts_with("--jobserver-");
-            let has_one = words[..end].iter().any(is_jobserver);
-            // A bare -j is removed together with a jobserver.
-            let is_removed = |word: &String| is_jobserver(word) || (has_one && word == "-j");
-            let is_kept = |(at, word): (usize, &String)| (at >= end || !is_removed(word)).then(|| word.clone());
-            let expected: Vec<String> = words.iter().enumerate().filter_map(is_kept).collect();
-            match without_jobserver(text.as_bytes()) {
-                None => prop_assert_eq!(expected, words),
-                Some(rest) => {
-                    let rest = String::from_utf8(rest).unwrap();
-                    prop_assert_eq!(rest.trim_start_matches([' ', '\t']), expected.join(&blanks));
-                    prop_assert_eq!(without_jobserver(rest.as_bytes()), None);
-                }
-            }
-        }
-
-        #[test]
-        fn pieces_concatenate_to_original_text(text: Vec<u8>) {
-            prop_assert_eq!(pieces(&text).concat(), text);
-        }
     }
 }

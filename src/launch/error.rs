@@ -111,6 +111,12 @@ pub enum SpecError {
         /// Why they conflict, and what to do.
         reason: Box<str>,
     },
+    /// The jobserver that this process was started with cannot be passed on.
+    #[error("{reason}")]
+    Jobserver {
+        /// Why, as [`JobserverError`](crate::jobserver::JobserverError) says it.
+        reason: Box<str>,
+    },
     /// The signal number is not within 1 to 64.
     #[error("invalid signal number {signal}")]
     InvalidSignal {

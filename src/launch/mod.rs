@@ -1,5 +1,6 @@
 //! Starts processes from a plan, either directly through clone(2) or through a user's own `Command`.
 
+mod jobserver;
 pub(crate) mod limits;
 pub(crate) mod stdio;
 pub(crate) mod kept_output;

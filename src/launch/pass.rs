@@ -63,6 +63,11 @@ impl Pass {
         Self { target: PassTarget::None, number: Some(number) }
     }
 
+    /// Any fd number, which is written elsewhere.
+    pub(crate) fn unnamed() -> Self {
+        Self { target: PassTarget::None, number: None }
+    }
+
     /// Fixes the fd number, 3 or above, in addition to writing it.
     #[must_use]
     pub fn at_fd(mut self, number: RawFd) -> Self {

@@ -3,10 +3,12 @@
 use super::{
     environment,
     error::SpecError,
+    jobserver::PassedJobserver,
     limits::{IoPriority, ResourceLimit},
     pass::{Pass, PassTarget, Template},
     stdio::{OutputMode, ProcessGroup, StdinMode, TerminalSize},
 };
+use crate::jobserver::source::SharedAddress;
 use std::{
     ffi::{OsStr, OsString},
     fmt,
@@ -68,8 +70,17 @@ pub(crate) enum EnvironmentChange {
     Clear,
     Set(OsString, OsString),
     Remove(OsString),
-    Handle { name: OsString, fd_index: usize, template: Template },
-    Control { name: OsString, template: Template },
+    Handle {
+        name: OsString,
+        fd_index: usize,
+        template: Template,
+    },
+    Control {
+        name: OsString,
+        template: Template,
+    },
+    /// Names a jobserver in `MAKEFLAGS` and `CARGO_MAKEFLAGS`.
+    Jobserver(PassedJobserver),
 }
 
 /// An fd that the child gets in addition to 0, 1 and 2.
@@ -187,6 +198,20 @@ impl LaunchPlan {
         self.extra_fds.push(ExtraFd { name: name.into(), source, number });
     }
 
+    /// Passes the jobserver on that the host has inherited.
+    pub(crate) fn inherit_jobserver(&mut self, address: SharedAddress) {
+        let passed = match address {
+            SharedAddress::Fifo(path) => PassedJobserver::Fifo(path),
+            SharedAddress::Pipe([reader, writer]) => {
+                let at = self.extra_fds.len();
+                self.add_fd("jobserver reader", FdSource::Inherited(reader), Pass::unnamed());
+                self.add_fd("jobserver writer", FdSource::Inherited(writer), Pass::unnamed());
+                PassedJobserver::Pipe { reader: at, writer: at + 1 }
+            }
+        };
+        self.environment.push(EnvironmentChange::Jobserver(passed));
+    }
+
     /// Adds the argument or variable that passes the path of the control pipe.
     pub(crate) fn pass_control(&mut self, pass: Pass) {
         if let Some(number) = pass.number {
@@ -212,7 +237,8 @@ impl LaunchPlan {
             EnvironmentChange::Clear
             | EnvironmentChange::Set(..)
             | EnvironmentChange::Remove(_)
-            | EnvironmentChange::Handle { .. } => None,
+            | EnvironmentChange::Handle { .. }
+            | EnvironmentChange::Jobserver(_) => None,
         })
     }
 
@@ -262,7 +288,7 @@ impl LaunchPlan {
     fn validate_environment(&self) -> Result<(), SpecError> {
         for change in &self.environment {
             let (name, value) = match change {
-                EnvironmentChange::Clear => continue,
+                EnvironmentChange::Clear | EnvironmentChange::Jobserver(_) => continue,
                 EnvironmentChange::Set(name, value) => (name, value.clone()),
                 EnvironmentChange::Remove(name) => (name, OsString::new()),
                 EnvironmentChange::Handle { name, template, .. } | EnvironmentChange::Control { name, template } => {
@@ -284,7 +310,10 @@ impl LaunchPlan {
         let changes = self.environment.iter().enumerate();
         let passed = changes.filter_map(|(at, change)| match change {
             EnvironmentChange::Handle { name, .. } | EnvironmentChange::Control { name, .. } => Some((at, name)),
-            EnvironmentChange::Clear | EnvironmentChange::Set(..) | EnvironmentChange::Remove(_) => None,
+            EnvironmentChange::Clear
+            | EnvironmentChange::Set(..)
+            | EnvironmentChange::Remove(_)
+            | EnvironmentChange::Jobserver(_) => None,
         });
         for (at, handle) in passed {
             let lost = self.environment.iter().skip(at + 1).find_map(|change| match change {
@@ -375,7 +404,7 @@ impl LaunchPlan {
     /// Names of the variables that the plan sets or removes. The values may be secrets.
     pub(crate) fn variable_names(&self) -> Vec<&OsStr> {
         let names = self.environment.iter().filter_map(|change| match change {
-            EnvironmentChange::Clear => None,
+            EnvironmentChange::Clear | EnvironmentChange::Jobserver(_) => None,
             EnvironmentChange::Set(name, _)
             | EnvironmentChange::Remove(name)
             | EnvironmentChange::Handle { name, .. }
@@ -391,7 +420,10 @@ impl LaunchPlan {
     pub(super) fn handle_variables(&self) -> Option<(&'static str, OsString)> {
         let names = self.environment.iter().filter_map(|change| match change {
             EnvironmentChange::Handle { name, .. } | EnvironmentChange::Control { name, .. } => Some(name.as_os_str()),
-            EnvironmentChange::Clear | EnvironmentChange::Set(..) | EnvironmentChange::Remove(_) => None,
+            EnvironmentChange::Clear
+            | EnvironmentChange::Set(..)
+            | EnvironmentChange::Remove(_)
+            | EnvironmentChange::Jobserver(_) => None,
         });
         environment::handles(&names.collect::<Vec<_>>()).map(|names| (environment::HANDLES, names))
     }

@@ -114,7 +114,10 @@ impl LaunchPlan {
     pub(super) fn terminal_variable(&self) -> Option<(&'static str, &'static str)> {
         let names_it = |change: &EnvironmentChange| match change {
             EnvironmentChange::Set(name, _) | EnvironmentChange::Remove(name) => name == OsStr::new(TERM.0),
-            EnvironmentChange::Clear | EnvironmentChange::Handle { .. } | EnvironmentChange::Control { .. } => false,
+            EnvironmentChange::Clear
+            | EnvironmentChange::Handle { .. }
+            | EnvironmentChange::Control { .. }
+            | EnvironmentChange::Jobserver(_) => false,
         };
         (self.uses_terminal() && !self.environment.iter().any(names_it)).then_some(TERM)
     }

@@ -116,9 +116,17 @@ pub(crate) fn redirect_standard(number: RawFd, target: BorrowedFd<'_>) -> io::Re
     })?)
 }
 
+/// As [`kind_of`], for a number without an owner.
 pub(crate) fn file_kind(number: RawFd) -> io::Result<FileKind> {
-    let stat = with_number(number, |fd| rustix::fs::fstat(fd))?;
-    Ok(match FileType::from_raw_mode(stat.st_mode) {
+    with_number(number, |fd| rustix::fs::fstat(fd)).map(|stat| kind(&stat))
+}
+
+pub(crate) fn kind_of(descriptor: &impl AsFd) -> io::Result<FileKind> {
+    Ok(kind(&rustix::fs::fstat(descriptor)?))
+}
+
+fn kind(stat: &rustix::fs::Stat) -> FileKind {
+    match FileType::from_raw_mode(stat.st_mode) {
         FileType::Fifo => FileKind::Fifo,
         FileType::Socket => FileKind::Socket,
         FileType::RegularFile => FileKind::RegularFile,
@@ -127,7 +135,7 @@ pub(crate) fn file_kind(number: RawFd) -> io::Result<FileKind> {
         FileType::BlockDevice => FileKind::BlockDevice,
         FileType::Symlink => FileKind::SymbolicLink,
         FileType::Unknown => FileKind::KernelObject,
-    })
+    }
 }
 
 pub(crate) fn access_mode(number: RawFd) -> io::Result<AccessMode> {

@@ -22,6 +22,7 @@ pub(crate) mod proc;
 pub(crate) mod random;
 pub(crate) mod signals;
 pub(crate) mod socket;
+pub(crate) mod splice;
 pub(crate) mod terminal;
 pub(crate) mod this_process;
 pub(crate) mod write;

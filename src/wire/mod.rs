@@ -16,6 +16,8 @@ pub(crate) mod send_queue; // bytes that wait to be sent
 
 pub(crate) mod line_queue; // lines that wait to be sent
 
+pub(crate) mod make_flags; // options of `make`, and the jobserver in them
+
 pub(crate) mod sd_notify; // parses sd_notify(3) datagrams
 
 pub(crate) mod jsonrpc; // JSON-RPC 2.0

@@ -311,6 +311,26 @@ pub(crate) fn make_fifo(path: &Path) -> i32 {
     unsafe { libc::mkfifo(path.as_ptr(), 0o600) }
 }
 
+/// The number of bytes in a pipe.
+pub(crate) fn unread(pipe: BorrowedFd<'_>) -> usize {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: ioctl(2) FIONREAD writes one int to the pointer, which is valid for that.
+    assert_eq!(unsafe { libc::ioctl(pipe.as_raw_fd(), libc::FIONREAD, &raw mut bytes) }, 0);
+    usize::try_from(bytes).unwrap()
+}
+
+/// Whether reads and writes of this open file wait, in all processes that share it.
+pub(crate) fn is_blocking(file: BorrowedFd<'_>) -> bool {
+    // SAFETY: fcntl(2) F_GETFL takes a number.
+    unsafe { libc::fcntl(file.as_raw_fd(), libc::F_GETFL) & libc::O_NONBLOCK == 0 }
+}
+
+/// The client of the crate `jobserver` for what the environment names.
+pub(crate) fn client_of_crate() -> jobserver::Client {
+    // SAFETY: the crate checks that the numbers are those of a pipe, which the test has passed for this purpose.
+    unsafe { jobserver::Client::from_env_ext(true) }.client.unwrap()
+}
+
 /// Makes every later system call with this number fail in every thread of this process and in its children; optionally only those with
 /// this argument at this position, counted from 0.
 pub(crate) fn refuse(call: libc::c_long, argument: Option<(u32, u32)>, errno: i32) {

@@ -38,6 +38,7 @@ mod inspection;
 mod inheritance;
 mod injection;
 mod jobs;
+mod jobserver;
 mod keep_alive;
 mod launch;
 mod limits;

@@ -116,6 +116,7 @@ impl TreeGuard {
         drop(self.ensure_running());
         let running = lock(&self.state).running.take();
         if let Some(running) = running {
+            self.groups.set_alive();
             running.run_cleanup(within);
         }
     }

@@ -26,6 +26,7 @@ pub(crate) mod attach;
 pub(crate) mod control;
 pub(crate) mod control_source;
 pub(crate) mod group;
+mod jobserver;
 pub(crate) mod parent;
 pub(crate) mod readiness;
 pub(crate) mod readiness_call;

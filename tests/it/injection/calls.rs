@@ -275,6 +275,7 @@ const NEVER: &[(&str, &[&str])] = &[
     ),
     ("job control, which needs a terminal", &["raise", "tgkill"]),
     ("pipes to another machine, which need ssh", &["remove_dir_all"]),
+    ("tokens of a jobserver, which need one", &["splice"]),
     ("asks once a process what the kernel knows", &["pair"]),
     ("the kernel closes the descriptor whatever it returns", &["close"]),
 ];

@@ -1,0 +1,127 @@
+//! The tokens that this process holds, in a pipe: the guard inherits it, and returns what is in it when this process has ended.
+//!
+//! A pipe, since the kernel moves a token from one pipe to another in one step (splice(2)): a process that is killed while it takes one has
+//! it in the one or in the other.
+
+use crate::sys::{fd, fifo, retry, splice, write};
+use std::{
+    io,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+};
+
+/// The largest capacity that is requested, in bytes: the default of `/proc/sys/fs/pipe-max-size`.
+const LARGEST_BYTES: usize = 1 << 20;
+
+/// The pipe with the held tokens. Each takes a page of its capacity.
+#[derive(Debug)]
+pub(super) struct HeldTokens {
+    reader: OwnedFd,
+    writer: OwnedFd,
+    count: usize,
+    limit: usize,
+}
+
+impl HeldTokens {
+    pub(super) fn new() -> io::Result<Self> {
+        let (reader, writer) = io::pipe()?;
+        let lift = |end: OwnedFd| {
+            let end = fd::dup_above(end, fd::MIN_FD)?;
+            fd::set_nonblocking(end.as_fd())?;
+            io::Result::Ok(end)
+        };
+        let (reader, writer) = (lift(reader.into())?, lift(writer.into())?);
+        let limit = pages(fifo::capacity(reader.as_fd())?);
+        Ok(Self { reader, writer, count: 0, limit })
+    }
+
+    pub(super) fn limit(&self) -> usize {
+        self.limit
+    }
+
+    /// The end from which the guard takes the tokens of a process that has ended.
+    pub(super) fn reader(&self) -> BorrowedFd<'_> {
+        self.reader.as_fd()
+    }
+
+    /// Whether there is room for another token, after the pipe was enlarged if necessary.
+    pub(super) fn has_room(&mut self) -> bool {
+        while self.count >= self.limit {
+            let wanted = (fd::page_bytes() as usize).saturating_mul(2 * self.limit);
+            let enlarged = (wanted <= LARGEST_BYTES).then(|| fifo::set_capacity(self.writer.as_fd(), wanted));
+            match enlarged {
+                Some(Ok(capacity)) if pages(capacity) > self.limit => self.limit = pages(capacity),
+                _ => return false,
+            }
+        }
+        true
+    }
+
+    /// Takes a token from `source`; false if there is none. Call it if there [is room](Self::has_room).
+    pub(super) fn take_from(&mut self, source: BorrowedFd<'_>) -> io::Result<bool> {
+        let is_taken = splice::move_byte(source, self.writer.as_fd())?;
+        self.count += usize::from(is_taken);
+        Ok(is_taken)
+    }
+
+    /// Returns one of the tokens to `target`. All of them are equal to this process, so it is any of them, unchanged.
+    pub(super) fn return_to(&mut self, target: BorrowedFd<'_>) -> io::Result<()> {
+        let mut token = [0; 1];
+        // Not spliced: a spliced token would take a page of the jobserver's pipe, where thousands of written ones take one together.
+        if retry(|| Ok(rustix::io::read(&self.reader, &mut token)?))? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        self.count = self.count.saturating_sub(1);
+        let returned = retry(|| write::write(target, &token));
+        if returned.is_err() {
+            // The guard may return it.
+            drop(write::write(self.writer.as_fd(), &token));
+        }
+        returned.map(drop)
+    }
+}
+
+fn pages(bytes: usize) -> usize {
+    bytes / usize::try_from(fd::page_bytes()).unwrap_or(4096).max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read, Write};
+
+    #[test]
+    fn tokens_come_back_unchanged() {
+        let (mut reader, mut writer) = io::pipe().unwrap();
+        let mut held = HeldTokens::new().unwrap();
+        let all: Vec<u8> = (0..200).collect();
+        writer.write_all(&all).unwrap();
+        for _ in &all {
+            assert!(held.has_room());
+            assert!(held.take_from(reader.as_fd()).unwrap());
+        }
+        assert!(!held.take_from(reader.as_fd()).unwrap(), "all are taken");
+        for _ in &all {
+            held.return_to(writer.as_fd()).unwrap();
+        }
+        let mut back = vec![0; all.len()];
+        reader.read_exact(&mut back).unwrap();
+        back.sort_unstable();
+        assert_eq!(back, all);
+        assert_eq!(held.count, 0);
+    }
+
+    #[test]
+    fn full_record_is_no_token() {
+        let (reader, mut writer) = io::pipe().unwrap();
+        let mut held = HeldTokens::new().unwrap();
+        writer.write_all(&[b'+'; 4096]).unwrap();
+        let mut taken = 0;
+        while held.has_room() {
+            assert!(held.take_from(reader.as_fd()).unwrap(), "token {taken}");
+            taken += 1;
+        }
+        assert_eq!((taken, held.limit()), (LARGEST_BYTES / fd::page_bytes() as usize, taken));
+        held.return_to(writer.as_fd()).unwrap();
+        assert!(held.has_room());
+    }
+}
