@@ -24,7 +24,7 @@ fn end_of_input() -> StopPolicy {
 /// Returns the path of a program. Without it the test is skipped, and fails in continuous integration.
 #[track_caller]
 #[expect(clippy::print_stderr, reason = "skipped tests must be visible")]
-fn program(name: &str) -> Option<PathBuf> {
+pub(crate) fn program(name: &str) -> Option<PathBuf> {
     let root = Path::new(ROOT);
     let path = env::var_os("PATH").unwrap_or_default();
     let found = DIRECTORIES
