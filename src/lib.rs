@@ -250,7 +250,7 @@ pub mod guard; // kills all trees when the supervisor's process is killed
 mod supervisor; // the parent's side
 
 #[cfg(target_os = "linux")]
-pub mod pool; // job queues, and what shares the slots of a budget
+pub mod pool; // pools of workers, job queues, and what shares the slots of a budget
 
 #[cfg(target_os = "linux")]
 pub use exit::{Exit, ExitCause, ExitStatus};

@@ -2,7 +2,7 @@
 
 mod arguments; // what the command line and the environment name
 mod control; // the control connection
-mod error; // why there is no parent, or a message was not sent
+pub(crate) mod error; // why there is no parent, or a message was not sent
 mod messages; // where messages go
 mod serving; // which thread reads the control connection
 mod transport; // a socket, or standard input and output

@@ -10,6 +10,7 @@ pub(crate) mod backpressure;
 pub(crate) mod call_burst;
 pub(crate) mod conflict;
 pub(crate) mod descendants;
+pub(crate) mod dispatch;
 pub(crate) mod group;
 pub(crate) mod lifecycle;
 pub(crate) mod readiness;

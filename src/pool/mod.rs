@@ -1,4 +1,5 @@
-//! Many processes, N at a time: [`Jobs`] is a queue of processes, and a [`Budget`] is what several queues share.
+//! Many tasks, N at a time: [`Pool`] runs them in persistent workers, and [`Jobs`] is a queue of processes. A [`Budget`] is what several
+//! queues share.
 //!
 //! ```
 //! use pipewright::{Supervisor, WorkerSpec, pool::{Jobs, JobSpec}};
@@ -17,7 +18,18 @@
 
 pub(crate) mod budget;
 pub(crate) mod jobs;
+pub(crate) mod serve;
+pub(crate) mod workers;
 
 pub use crate::supervisor::worker::job::{JobOutcome, OnFailure};
 pub use budget::Budget;
 pub use jobs::{Jobs, error::JobError, job::Job, spec::JobSpec};
+pub use serve::{CurrentTask, worker, worker_with};
+pub use workers::{
+    builder::PoolBuilder,
+    error::{StartFailure, SubmitError, TaskError, TaskErrorKind},
+    map::{Map, MapUnordered},
+    pool::{Pool, PoolReport, PoolStatus},
+    task::{FinishedTask, Task},
+    task_builder::TaskBuilder,
+};

@@ -48,6 +48,7 @@ mod notify;
 mod output;
 mod peers;
 mod plugin_host;
+mod pool;
 mod pseudo_terminal;
 mod readme;
 mod real_programs;

@@ -91,6 +91,19 @@ impl Caller<'_> {
         Ok(UnsentCall { router: Arc::clone(self.router), id, line, span: CallSpan::default() })
     }
 
+    /// Sends a call whose id the caller has chosen by [`next_call_id`]. It fails at once while no incarnation runs. The caller bounds
+    /// what is queued.
+    pub(crate) fn send_call<P: Serialize + ?Sized>(
+        &self,
+        id: u64,
+        (method, params): (&str, &P),
+        completion: Completion,
+    ) -> Result<(), CallError> {
+        let caller = Self { when_down: WhenDown::Fail, when_full: WhenFull::Queue, ..*self };
+        let line = caller.line(Some(id), encode::request(id, method, params))?;
+        self.router.submit(CallerLine { line, completion: Some(completion) })
+    }
+
     pub(crate) fn notify<P: Serialize + ?Sized>(&self, method: &str, params: &P) -> Result<(), CallError> {
         self.send(encode::notification(method, params))
     }

@@ -121,6 +121,14 @@ impl CallRouter {
         }
     }
 
+    /// Asks the worker to cancel a call, whose answer is awaited all the same.
+    pub(crate) fn request_cancellation(&self, id: u64) {
+        let connection = lock(&self.state).connection().cloned();
+        if let Some(connection) = connection {
+            connection.request_cancellation(id);
+        }
+    }
+
     /// The error of a call whose time is over.
     pub(crate) fn timeout_error(&self, id: u64) -> CallError {
         let mut state = lock(&self.state);

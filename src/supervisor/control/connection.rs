@@ -163,8 +163,8 @@ pub(crate) enum WhenDown {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum WhenFull {
     Fail,
-    /// It is queued all the same, without counting against the limit: its memory belongs to a future, whose drop removes it.
-    #[cfg(feature = "async")]
+    /// It is queued all the same, without counting against the limit: its memory belongs to a future, whose drop removes it, or to a
+    /// pool, which bounds the number of its calls.
     Queue,
 }
 

@@ -116,6 +116,12 @@ impl RpcConnection {
 
 /// Lines of the supervisor.
 impl RpcConnection {
+    /// Asks the worker to cancel a call, whose answer is awaited all the same. If that cannot be sent, the worker does not read.
+    pub(crate) fn request_cancellation(&self, id: u64) {
+        let cancellation = self.lock().endpoint.cancellation_of_open(id);
+        drop(cancellation.map(|line| self.send_line(line)));
+    }
+
     /// Sends a notification without parameters. Returns false if the worker is not connected or the notification cannot be sent.
     pub(crate) fn notify_without_params(&self, method: &str) -> bool {
         self.is_open()

@@ -11,9 +11,9 @@ use crate::{
         spec::WorkerSpec,
         worker::registry::WorkerRegistry,
     },
-    sys::deferred_close::DropInBackground,
+    sys::{deferred_close::DropInBackground, signals},
 };
-use std::sync::Arc;
+use std::{io, sync::Arc, thread};
 
 /// Starts workers of a supervisor. After the end of the supervisor, starts fail.
 #[derive(Debug, Clone)]
@@ -30,7 +30,6 @@ impl WorkerStarter {
     }
 
     /// As [`spawn`](Self::spawn), with an observer for the events of the worker, which may get some before this returns.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for the pool"))]
     pub(crate) fn spawn_observed(
         &self,
         spec: WorkerSpec,
@@ -58,6 +57,15 @@ impl WorkerStarter {
         let started = Spawner::start_on_spawner_thread(&self.spawner, id, spec, (prepared, permit))?;
         Ok(Worker::new(started, &self.commands))
     }
+}
+
+/// Starts a thread of the library, in which the host's signals are blocked. It is not joined.
+pub(crate) fn start_thread(name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
+    let run = move || {
+        signals::block_all();
+        run();
+    };
+    thread::Builder::new().name(name.into()).spawn(run).map(drop)
 }
 
 #[cfg(test)]

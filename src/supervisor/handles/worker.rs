@@ -294,7 +294,7 @@ impl Worker {
         Self { when_down: WhenDown::Fail, ..self.clone() }
     }
 
-    fn caller(&self) -> Result<Caller<'_>, CallError> {
+    pub(crate) fn caller(&self) -> Result<Caller<'_>, CallError> {
         Ok(Caller { router: self.shared.calls()?, when_down: self.when_down, when_full: WhenFull::Fail })
     }
 

@@ -121,6 +121,19 @@ impl WorkerSpec {
     }
 
     /// The order of `stop` and `control_on_stdio` does not matter.
+    /// Adds a control pipe, unless the spec has a control connection.
+    pub(crate) fn control_if_none(self) -> Self {
+        match self.control {
+            ControlSource::Nowhere => self.control(Pass::env("PIPEWRIGHT_CONTROL")),
+            ControlSource::Pipe | ControlSource::Stdio(_) | ControlSource::NodeChannel => self,
+        }
+    }
+
+    /// Sets the readiness, unless the spec does.
+    pub(crate) fn ready_if_none(self, ready: Readiness) -> Self {
+        if self.ready_asked.is_some() { self } else { self.ready(ready) }
+    }
+
     pub(crate) fn settle_stop(mut self) -> Self {
         self.stop = match (&self.stop_asked, &self.control) {
             (Some(asked), _) => asked.clone(),

@@ -109,6 +109,11 @@ impl<C> RpcEndpoint<C> {
         calls.map(|(id, call)| (call.caller, self.cancellation(id, call.when_abandoned))).collect()
     }
 
+    /// The notification that cancels a call whose answer is awaited all the same, unless the call has ended.
+    pub(crate) fn cancellation_of_open(&self, id: u64) -> Option<Vec<u8>> {
+        self.calls.is_waiting(id).then(|| self.cancellation(id, WhenAbandoned::Cancel)).flatten()
+    }
+
     fn cancellation(&self, id: u64, when_abandoned: WhenAbandoned) -> Option<Vec<u8>> {
         match when_abandoned {
             WhenAbandoned::Cancel => self.dialect.cancellation(id).ok(),

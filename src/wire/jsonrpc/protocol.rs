@@ -20,6 +20,19 @@ pub(crate) const MESSAGE: &str = "$/message";
 /// The notification by which a parent requests the exit of its worker.
 pub(crate) const SHUTDOWN: &str = "shutdown";
 
+/// The request by which a pool passes a task to its worker; its parameter is an array of the task's request.
+pub(crate) const TASK: &str = "task";
+/// The notification by which a worker reports the progress of a request, as in the Language Server Protocol.
+pub(crate) const PROGRESS: &str = "$/progress";
+
+/// The parameters of [`PROGRESS`].
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Progress<V = Box<RawValue>> {
+    /// The id of the request.
+    pub(crate) token: u64,
+    pub(crate) value: V,
+}
+
 /// The parameters of [`CANCEL`].
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Cancel {

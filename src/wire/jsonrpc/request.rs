@@ -131,6 +131,11 @@ impl Request {
         self.pending.as_ref().is_some_and(PendingReply::is_cancelled)
     }
 
+    /// The id, if it is a number of this library's kind.
+    pub(crate) fn number(&self) -> Option<u64> {
+        self.pending.as_ref()?.id.text().parse().ok()
+    }
+
     /// Answers with a result.
     ///
     /// # Errors

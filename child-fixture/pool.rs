@@ -1,0 +1,51 @@
+//! A worker of a pool.
+
+use crate::{Options, Outcome, kernel};
+use pipewright::{RpcError, pool};
+use serde_json::{Value, json};
+use std::time::Duration;
+
+/// A task is an array: a word, and parameters. It runs tasks on `--threads N`, and exits at once with `--exit CODE`.
+pub(crate) fn worker(options: &Options) -> Outcome {
+    if options.get("exit").is_some() {
+        eprintln!("starting");
+        eprintln!("cannot start: no licence");
+        std::process::exit(options.number("exit")?);
+    }
+    let threads = options.number_or("threads", 1)?;
+    pool::worker_with(threads, |task, (word, value): (String, Value)| -> Result<Value, RpcError> {
+        match &*word {
+            "square" => Ok(json!(value.as_u64().unwrap_or(0).pow(2))),
+            "echo" => Ok(value),
+            "pid" => Ok(json!(std::process::id())),
+            "fail" => Err(RpcError::new(7, value.as_str().unwrap_or_default())),
+            "panic" => panic!("as requested"),
+            "die" => {
+                eprintln!("about to die");
+                kernel::raise(i32::try_from(value.as_i64().unwrap_or(9)).unwrap_or(9));
+                Ok(Value::Null)
+            }
+            "hang" => {
+                kernel::wait_for_nothing(Duration::from_secs(600));
+                Ok(Value::Null)
+            }
+            // Reports progress, and then waits until it is cancelled.
+            "until cancelled" => {
+                task.progress(&value)?;
+                while !task.is_cancelled() {
+                    kernel::wait_for_nothing(Duration::from_millis(5));
+                }
+                Ok(Value::Null)
+            }
+            // Waits until the file exists.
+            "file" => {
+                while !std::path::Path::new(value.as_str().unwrap_or_default()).exists() {
+                    kernel::wait_for_nothing(Duration::from_millis(5));
+                }
+                Ok(json!(std::process::id()))
+            }
+            other => Err(RpcError::method_not_found(other)),
+        }
+    })?;
+    Ok(())
+}

@@ -1,0 +1,488 @@
+//! The tasks and workers of one pool.
+
+use super::{
+    call::Call,
+    ids::{CallNumber, MemberId, TaskNumber},
+    limit::{RunningMedian, TimeLimit},
+    member::{MemberPhase, Members},
+    settings::DispatchSettings,
+    starts::Starts,
+    task::{DispatchOutput, Ending, Rank, Task, TaskTerms},
+    timers::{DispatchTimer, Timers},
+    waiting::{Place, WaitingTasks},
+};
+use std::{collections::HashMap, mem, time::Instant};
+
+/// Gives tasks to workers, and decides when workers are started and stopped.
+///
+/// * No worker that is ready and has room waits while a task waits that it may get. Tasks are sent in the order of their priorities, then of
+///   their submission, to the worker with the fewest tasks. A task with a key waits for its worker.
+/// * The death of a worker ends its attempts. A task that has retries left waits again, in its old place. One that has seen two deaths is
+///   sent only to a worker without other tasks, which gets no other meanwhile.
+/// * Each task ends once: by the answer of its present attempt, or by an [`End`](DispatchOutput::End).
+#[derive(Debug)]
+pub(crate) struct Dispatch {
+    pub(crate) settings: DispatchSettings,
+    pub(super) tasks: HashMap<TaskNumber, Task>,
+    calls: HashMap<CallNumber, Call>,
+    pub(super) members: Members,
+    pub(super) waiting: WaitingTasks,
+    pub(super) timers: Timers,
+    pub(super) starts: Starts,
+    median: RunningMedian,
+    pub(super) outputs: Vec<DispatchOutput>,
+    last_task: u64,
+    last_call: u64,
+    failures: u64,
+    pub(super) state: DispatchState,
+}
+
+/// Whether tasks are accepted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum DispatchState {
+    Open,
+    /// The halt policy has ended all tasks.
+    Halted,
+    /// No worker starts.
+    Broken,
+    /// The tasks that it has are finished.
+    Closed,
+}
+
+impl Dispatch {
+    pub(crate) fn new(settings: DispatchSettings) -> Self {
+        Self {
+            settings,
+            tasks: HashMap::new(),
+            calls: HashMap::new(),
+            members: Members::default(),
+            waiting: WaitingTasks::default(),
+            timers: Timers::default(),
+            starts: Starts::default(),
+            median: RunningMedian::default(),
+            outputs: Vec::new(),
+            last_task: 0,
+            last_call: 0,
+            failures: 0,
+            state: DispatchState::Open,
+        }
+    }
+
+    /// The decisions since the last call.
+    pub(crate) fn take_outputs(&mut self) -> Vec<DispatchOutput> {
+        mem::take(&mut self.outputs)
+    }
+
+    pub(crate) fn state(&self) -> DispatchState {
+        self.state
+    }
+
+    /// Whether tasks are accepted.
+    pub(crate) fn is_open(&self) -> bool {
+        self.state == DispatchState::Open
+    }
+
+    /// The number of tasks that wait for a worker.
+    pub(crate) fn count_waiting(&self) -> usize {
+        self.waiting.len()
+    }
+
+    pub(crate) fn count_members(&self, phase: MemberPhase) -> usize {
+        self.members.count(phase)
+    }
+
+    /// The number of tasks that have not ended.
+    pub(crate) fn count_tasks(&self) -> usize {
+        self.tasks.len()
+    }
+
+    /// Whether no task and no worker is left, and none will come.
+    pub(crate) fn is_over(&self) -> bool {
+        self.state != DispatchState::Open && self.tasks.is_empty() && self.members.all.is_empty()
+    }
+
+    /// Starts the first workers.
+    pub(crate) fn open(&mut self, now: Instant) {
+        self.resize(now);
+    }
+
+    /// Adds a task, unless the pool is not open.
+    pub(crate) fn submit(&mut self, terms: TaskTerms, now: Instant) -> Result<TaskNumber, DispatchState> {
+        if self.state != DispatchState::Open {
+            return Err(self.state);
+        }
+        self.last_task += 1;
+        let number = TaskNumber(self.last_task);
+        let rank = Rank::new(terms.priority, number);
+        self.tasks.insert(number, Task { rank, terms, attempts: 0, deaths: 0, call: None });
+        self.enqueue(number);
+        self.fill(now);
+        Ok(number)
+    }
+
+    /// A worker is ready.
+    pub(crate) fn ready(&mut self, member: MemberId, now: Instant) {
+        let age = self.settings.age_max.and_then(|age| now.checked_add(age));
+        let is_ready = self.members.change(member, self.settings.in_flight, |member| {
+            let is_starting = member.phase == MemberPhase::Starting;
+            if is_starting {
+                member.phase = MemberPhase::Ready;
+                (member.since, member.idle_since, member.age) = (now, now, age);
+            }
+            is_starting
+        });
+        if is_ready != Some(true) {
+            return;
+        }
+        if let Some(due) = age {
+            self.timers.set(due, DispatchTimer::Age(member));
+        }
+        self.fill(now);
+        self.watch_idleness(member, now);
+    }
+
+    /// A worker has answered a call. Returns the task, which has ended with this answer; `None` if it had ended before. `is_failure` says
+    /// whether the answer is an error.
+    pub(crate) fn answered(&mut self, call: CallNumber, is_failure: bool, now: Instant) -> Option<(TaskNumber, u32)> {
+        let Call { task, member, since, .. } = self.end_call(call, now)?;
+        let ended = task.and_then(|number| Some((number, self.tasks.remove(&number)?.attempts)));
+        self.starts.on_answer();
+        if ended.is_some() {
+            self.median.add(now.saturating_duration_since(since));
+            if is_failure {
+                self.count_failure(now);
+            }
+        }
+        self.fill(now);
+        self.retire(member);
+        self.watch_idleness(member, now);
+        self.finish_if_closed();
+        ended
+    }
+
+    /// A call could not be sent: its worker is about to exit.
+    pub(crate) fn unsent(&mut self, call: CallNumber, now: Instant) {
+        let Some(Call { task, member, .. }) = self.end_call(call, now) else { return };
+        self.kill(member);
+        if let Some(task) = task.filter(|task| self.tasks.contains_key(task)) {
+            if let Some(task) = self.tasks.get_mut(&task) {
+                task.call = None;
+                task.attempts -= 1;
+            }
+            self.enqueue(task);
+        }
+        self.fill(now);
+    }
+
+    /// A worker has exited, or could not be started.
+    pub(crate) fn exited(&mut self, id: MemberId, now: Instant) {
+        let Some(member) = self.members.remove(id) else { return };
+        let timers = [(member.age, DispatchTimer::Age(id)), (member.idle, DispatchTimer::Idle(id))];
+        for (due, timer) in timers.into_iter().filter_map(|(due, timer)| Some((due?, timer))) {
+            self.timers.cancel(due, timer);
+        }
+        for rank in self.waiting.take_keyed(id) {
+            self.enqueue(rank.task);
+        }
+        let is_alone = member.calls.len() == 1;
+        let tasks: Vec<_> =
+            member.calls.iter().filter_map(|call| self.forget_call(*call)).filter_map(|call| call.task).collect();
+        for task in &tasks {
+            // Before the first one ends, which can end others.
+            if let Some(task) = self.tasks.get_mut(task) {
+                task.call = None;
+            }
+        }
+        for task in tasks {
+            self.died(task, is_alone, now);
+        }
+        self.start_failed_if_unused(&member, now);
+        self.fill(now);
+        self.finish_if_closed();
+    }
+
+    /// Ends a task that is no longer needed. Returns false if it has ended.
+    pub(crate) fn cancel(&mut self, task: TaskNumber, now: Instant) -> bool {
+        let is_open = self.tasks.contains_key(&task);
+        if is_open {
+            self.end(task, Ending::Cancelled, now);
+            self.fill(now);
+            self.finish_if_closed();
+        }
+        is_open
+    }
+
+    /// Replaces a worker when its tasks are done.
+    pub(crate) fn recycle(&mut self, member: MemberId, now: Instant) {
+        self.drain(member);
+        self.fill(now);
+    }
+
+    /// Refuses tasks from now on. Workers are stopped when those that exist have ended.
+    pub(crate) fn close(&mut self, now: Instant) {
+        if self.state == DispatchState::Open {
+            self.state = DispatchState::Closed;
+        }
+        self.fill(now);
+        self.finish_if_closed();
+    }
+
+    /// Ends all tasks, and stops all workers.
+    pub(crate) fn shut_down(&mut self, now: Instant) {
+        self.state = DispatchState::Closed;
+        self.end_all(Ending::ShutDown, now);
+        for member in self.members.all.keys().copied().collect::<Vec<_>>() {
+            self.stop(member);
+        }
+    }
+
+    /// No worker can be started any more.
+    pub(crate) fn give_up(&mut self, now: Instant) {
+        if self.state == DispatchState::Open {
+            self.state = DispatchState::Broken;
+        }
+        self.end_waiting(Ending::NoWorkers, now);
+        self.finish_if_closed();
+    }
+
+    /// A worker can no longer be reached. One that was never ready has then failed to start.
+    pub(crate) fn lost(&mut self, id: MemberId, now: Instant) {
+        match self.members.all.get(&id).map(|member| member.phase) {
+            Some(MemberPhase::Starting) => self.outputs.push(DispatchOutput::Kill(id)),
+            Some(MemberPhase::Ready | MemberPhase::Draining | MemberPhase::Stopping) => self.kill(id),
+            None => {}
+        }
+        self.fill(now);
+    }
+
+    /// The time of the next timer.
+    pub(crate) fn next_timer(&self) -> Option<Instant> {
+        self.timers.next()
+    }
+
+    pub(crate) fn run_timers(&mut self, now: Instant) {
+        while let Some(timer) = self.timers.take_due(now) {
+            match timer {
+                DispatchTimer::Deadline(call) => self.deadline(call, now),
+                DispatchTimer::Slow(call) => self.check_slow(call, now),
+                DispatchTimer::Idle(member) => self.check_idleness(member, now),
+                DispatchTimer::Age(member) => {
+                    self.members.change(member, self.settings.in_flight, |member| member.age = None);
+                    self.drain(member);
+                }
+                DispatchTimer::Start => {}
+            }
+        }
+        self.fill(now);
+        self.finish_if_closed();
+    }
+
+    /// Where a task waits, or will wait.
+    fn place(&self, task: &Task) -> Place {
+        if task.is_suspect() {
+            return Place::Suspects;
+        }
+        task.terms.key.and_then(|key| self.members.for_key(key)).map_or(Place::General, Place::Keyed)
+    }
+
+    pub(super) fn enqueue(&mut self, number: TaskNumber) {
+        let Some(task) = self.tasks.get(&number) else { return };
+        self.waiting.insert(self.place(task), task.rank);
+    }
+
+    /// Sends what can be sent, and adjusts the number of workers.
+    pub(super) fn fill(&mut self, now: Instant) {
+        while !self.waiting.is_empty()
+            && let Some((rank, member, is_isolated)) = self.next_pair()
+        {
+            self.send(rank, (member, is_isolated), now);
+        }
+        self.resize(now);
+    }
+
+    /// The next task, its worker, and whether it must run alone. While a task waits that must, the least loaded worker gets no other.
+    fn next_pair(&self) -> Option<(Rank, MemberId, bool)> {
+        let suspect = self.waiting.first_suspect();
+        for (at, (load, member)) in self.members.free().enumerate() {
+            match suspect {
+                Some(suspect) if load == 0 => return Some((suspect, member, true)),
+                Some(_) if at == 0 => continue,
+                _ => {}
+            }
+            if let Some(rank) = self.waiting.first_for(member) {
+                return Some((rank, member, false));
+            }
+        }
+        None
+    }
+
+    fn send(&mut self, rank: Rank, (member, is_isolated): (MemberId, bool), now: Instant) {
+        self.waiting.remove(rank);
+        self.last_call += 1;
+        let call = CallNumber(self.last_call);
+        let Some(task) = self.tasks.get_mut(&rank.task) else { return };
+        task.call = Some(call);
+        task.attempts += 1;
+        let terms = task.terms;
+        self.members.change(member, self.settings.in_flight, |member| {
+            member.calls.push(call);
+            member.tasks += 1;
+            member.is_isolated = is_isolated;
+        });
+        let median = self.median.get();
+        let due = |limit: super::limit::Limit| now.checked_add(limit.check_after(median, Default::default())?);
+        let (deadline, slow) = (due(terms.timeout), due(terms.slow));
+        self.set_call_timers(call, deadline, slow);
+        self.calls.insert(call, Call { task: Some(rank.task), member, since: now, deadline, slow });
+        self.outputs.push(DispatchOutput::Send { call, task: rank.task, member });
+        self.drain_if_used_up(member);
+    }
+
+    fn set_call_timers(&mut self, call: CallNumber, deadline: Option<Instant>, slow: Option<Instant>) {
+        let timers = [(deadline, DispatchTimer::Deadline(call)), (slow, DispatchTimer::Slow(call))];
+        for (due, timer) in timers.into_iter().filter_map(|(due, timer)| Some((due?, timer))) {
+            self.timers.set(due, timer);
+        }
+    }
+
+    /// Removes a call whose worker has not ended.
+    fn end_call(&mut self, number: CallNumber, now: Instant) -> Option<Call> {
+        let call = self.forget_call(number)?;
+        self.members.change(call.member, self.settings.in_flight, |member| {
+            member.calls.retain(|call| *call != number);
+            if member.calls.is_empty() {
+                member.is_isolated = false;
+                member.idle_since = now;
+            }
+        });
+        Some(call)
+    }
+
+    fn forget_call(&mut self, number: CallNumber) -> Option<Call> {
+        let call = self.calls.remove(&number)?;
+        if let Some(due) = call.deadline {
+            self.timers.cancel(due, DispatchTimer::Deadline(number));
+        }
+        if let Some(due) = call.slow {
+            self.timers.cancel(due, DispatchTimer::Slow(number));
+        }
+        Some(call)
+    }
+
+    /// The worker of a task has died.
+    fn died(&mut self, number: TaskNumber, is_alone: bool, now: Instant) {
+        let Some(task) = self.tasks.get_mut(&number) else { return };
+        let was_isolated = task.is_suspect() && is_alone;
+        task.deaths += 1;
+        if was_isolated {
+            self.end(number, Ending::Poison, now);
+        } else if task.deaths > task.terms.retries {
+            self.end(number, Ending::Died, now);
+        } else {
+            self.enqueue(number);
+        }
+    }
+
+    /// Ends a task. If it runs, its worker is asked to cancel it, and has some time for that.
+    pub(super) fn end(&mut self, number: TaskNumber, ending: Ending, now: Instant) {
+        let Some(task) = self.tasks.remove(&number) else { return };
+        match task.call {
+            Some(call) => self.abandon_call(call, now),
+            None => self.waiting.remove(task.rank),
+        }
+        self.outputs.push(DispatchOutput::End { task: number, attempts: task.attempts, ending });
+        if matches!(ending, Ending::Died | Ending::Poison | Ending::TimedOut(_)) {
+            self.count_failure(now);
+        }
+    }
+
+    fn abandon_call(&mut self, number: CallNumber, now: Instant) {
+        let kill_at = now.checked_add(self.settings.cancel_grace);
+        let Some(call) = self.calls.get_mut(&number) else { return };
+        let slow = call.slow.take();
+        let deadline = mem::replace(&mut call.deadline, kill_at);
+        call.task = None;
+        self.outputs.push(DispatchOutput::Cancel { call: number, member: call.member });
+        if let Some(due) = deadline {
+            self.timers.cancel(due, DispatchTimer::Deadline(number));
+        }
+        if let Some(due) = slow {
+            self.timers.cancel(due, DispatchTimer::Slow(number));
+        }
+        self.set_call_timers(number, kill_at, None);
+    }
+
+    /// A call has reached its timeout, or has not ended in time after its cancellation.
+    fn deadline(&mut self, number: CallNumber, now: Instant) {
+        let median = self.median.get();
+        let Some(call) = self.calls.get_mut(&number) else { return };
+        call.deadline = None;
+        let (task, member, ran) = (call.task, call.member, now.saturating_duration_since(call.since));
+        let Some(task) = task else { return self.kill(member) };
+        let Some(limit) = self.tasks.get(&task).map(|task| task.terms.timeout) else { return };
+        match limit.now(median) {
+            Some(limit) if limit <= ran => self.end(task, Ending::TimedOut(TimeLimit { limit }), now),
+            _ => {
+                let due = limit.check_after(median, ran).and_then(|after| call.since.checked_add(after));
+                call.deadline = due;
+                self.set_call_timers(number, due, None);
+            }
+        }
+    }
+
+    fn check_slow(&mut self, number: CallNumber, now: Instant) {
+        let median = self.median.get();
+        let Some(call) = self.calls.get_mut(&number) else { return };
+        call.slow = None;
+        let ran = now.saturating_duration_since(call.since);
+        let Some((task, limit)) = call.task.and_then(|task| Some((task, self.tasks.get(&task)?.terms.slow))) else {
+            return;
+        };
+        match limit.now(median) {
+            Some(limit) if limit <= ran => self.outputs.push(DispatchOutput::Slow { task, after: ran }),
+            _ => {
+                let due = limit.check_after(median, ran).and_then(|after| call.since.checked_add(after));
+                call.slow = due;
+                self.set_call_timers(number, None, due);
+            }
+        }
+    }
+
+    fn count_failure(&mut self, now: Instant) {
+        self.failures += 1;
+        let Some(halt) = self.settings.halt else { return };
+        if self.failures < halt.failures || self.state == DispatchState::Halted {
+            return;
+        }
+        self.state = DispatchState::Halted;
+        if halt.is_immediate {
+            self.end_all(Ending::Halted, now);
+        } else {
+            self.end_waiting(Ending::Halted, now);
+        }
+    }
+
+    pub(super) fn end_waiting(&mut self, ending: Ending, now: Instant) {
+        for rank in self.waiting.take_all() {
+            self.end(rank.task, ending, now);
+        }
+    }
+
+    fn end_all(&mut self, ending: Ending, now: Instant) {
+        self.end_waiting(ending, now);
+        let mut running: Vec<_> = self.tasks.keys().copied().collect();
+        running.sort_unstable();
+        for task in running {
+            self.end(task, ending, now);
+        }
+    }
+
+    /// Stops the workers if no task will come.
+    fn finish_if_closed(&mut self) {
+        if self.state != DispatchState::Open && self.tasks.is_empty() {
+            for member in self.members.all.keys().copied().collect::<Vec<_>>() {
+                self.drain(member);
+            }
+        }
+    }
+}

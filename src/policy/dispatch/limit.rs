@@ -1,0 +1,111 @@
+//! Time limits of tasks.
+
+use std::{fmt, time::Duration};
+
+/// How many durations are kept for the median.
+const SAMPLES: usize = 101;
+/// How many are needed.
+const SAMPLES_MIN: usize = 5;
+
+/// A limit for the running time of a task, of a [`Pool`](crate::pool::Pool): fixed, or relative to the tasks before it.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub(crate) enum Limit {
+    #[default]
+    Never,
+    Time(Duration),
+    /// A multiple of the median, and at least `min`. Without a median there is no limit.
+    Median {
+        factor: f64,
+        min: Duration,
+    },
+}
+
+/// A limit that was exceeded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct TimeLimit {
+    pub(crate) limit: Duration,
+}
+
+impl fmt::Display for TimeLimit {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{:?}", self.limit)
+    }
+}
+
+impl Limit {
+    /// The limit now; `None` if there is none.
+    pub(crate) fn now(self, median: Option<Duration>) -> Option<Duration> {
+        match self {
+            Self::Never => None,
+            Self::Time(time) => Some(time),
+            Self::Median { factor, min } => {
+                let seconds = median?.as_secs_f64() * factor;
+                Some(Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX).max(min))
+            }
+        }
+    }
+
+    /// The time to check, counted from the start of the task; `None` if there is no limit.
+    pub(crate) fn check_after(self, median: Option<Duration>, ran: Duration) -> Option<Duration> {
+        match (self, self.now(median)) {
+            (Self::Never, _) => None,
+            (_, Some(limit)) => Some(limit),
+            // The median is not known yet.
+            (Self::Median { min, .. }, None) => Some(ran.saturating_add(min.max(Duration::from_millis(100)))),
+            (Self::Time(time), None) => Some(time),
+        }
+    }
+}
+
+/// The median of the last durations.
+#[derive(Debug, Default)]
+pub(crate) struct RunningMedian {
+    /// A ring.
+    last: Vec<Duration>,
+    next: usize,
+}
+
+impl RunningMedian {
+    pub(crate) fn add(&mut self, duration: Duration) {
+        match self.last.get_mut(self.next) {
+            Some(oldest) => *oldest = duration,
+            None => self.last.push(duration),
+        }
+        self.next = (self.next + 1) % SAMPLES;
+    }
+
+    /// `None` before the first few.
+    pub(crate) fn get(&self) -> Option<Duration> {
+        if self.last.len() < SAMPLES_MIN {
+            return None;
+        }
+        let mut sorted = self.last.clone();
+        let middle = sorted.len() / 2;
+        Some(*sorted.select_nth_unstable(middle).1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn median_follows_the_last_durations() {
+        let mut median = RunningMedian::default();
+        let seconds = Duration::from_secs;
+        let limit = Limit::Median { factor: 3.0, min: seconds(2) };
+        for n in [9, 1, 2, 8] {
+            median.add(seconds(n));
+            assert_eq!((median.get(), limit.now(median.get())), (None, None));
+        }
+        assert_eq!(limit.check_after(None, seconds(4)), Some(seconds(6)), "checked again later");
+        median.add(seconds(3));
+        assert_eq!((median.get(), limit.now(median.get())), (Some(seconds(3)), Some(seconds(9))));
+        for _ in 0..SAMPLES {
+            median.add(Duration::from_millis(1));
+        }
+        assert_eq!(limit.check_after(median.get(), seconds(1)), Some(seconds(2)), "the minimum");
+        assert_eq!(Limit::Never.check_after(median.get(), seconds(1)), None);
+        assert_eq!(Limit::Time(seconds(5)).check_after(None, seconds(1)), Some(seconds(5)));
+    }
+}

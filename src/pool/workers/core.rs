@@ -1,0 +1,266 @@
+//! Carries out what the dispatch decides.
+
+use crate::{
+    exit::Exit,
+    policy::dispatch::{
+        dispatcher::Dispatch,
+        ids::{CallNumber, TaskNumber},
+        settings::DispatchSettings,
+        task::TaskTerms,
+    },
+    pool::workers::{
+        endpoint::Endpoint,
+        error::{SubmitError, TaskErrorKind},
+        shared_task::SharedTask,
+        state::{Effect, PoolState},
+    },
+    supervisor::{clock::now, handles::spawn::WorkerStarter, spec::WorkerSpec, sync::lock},
+    wire::jsonrpc::{
+        completion::{Completion, ObserveCompletion},
+        error::{Answer, CallError},
+    },
+};
+use serde_json::value::RawValue;
+use std::{
+    fmt,
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak},
+    time::{Duration, Instant},
+};
+
+/// What the handles, the workers' observers and the thread of a pool share.
+pub(crate) struct PoolCore {
+    me: Weak<Self>,
+    state: Mutex<PoolState>,
+    /// Notified when the queue has room.
+    room: Condvar,
+    /// Notified when the pool's thread has something to do.
+    work: Condvar,
+    /// Notified when the last worker has exited after the end of the pool.
+    over: Condvar,
+    pub(crate) endpoint: Arc<dyn Endpoint>,
+    pub(crate) starter: WorkerStarter,
+    pub(crate) spec: WorkerSpec,
+    /// How many tasks may wait.
+    queue_limit: usize,
+}
+
+/// A task that is not in the pool yet.
+#[derive(Debug)]
+pub(crate) struct NewTask {
+    pub(crate) request: Box<RawValue>,
+    pub(crate) name: Option<Box<str>>,
+    pub(crate) terms: TaskTerms,
+}
+
+/// How long a submit waits for room.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Patience {
+    None,
+    Until(Option<Instant>),
+}
+
+impl PoolCore {
+    pub(crate) fn new(
+        starter: WorkerStarter,
+        spec: WorkerSpec,
+        endpoint: Arc<dyn Endpoint>,
+        (settings, queue_limit): (DispatchSettings, usize),
+    ) -> Arc<Self> {
+        Arc::new_cyclic(|me| Self {
+            me: Weak::clone(me),
+            state: Mutex::new(PoolState::new(Dispatch::new(settings))),
+            room: Condvar::new(),
+            work: Condvar::new(),
+            over: Condvar::new(),
+            endpoint,
+            starter,
+            spec,
+            queue_limit,
+        })
+    }
+
+    pub(crate) fn lock(&self) -> MutexGuard<'_, PoolState> {
+        lock(&self.state)
+    }
+
+    /// Changes the state, and carries out what follows. `exit` is the exit of a worker, if that is the change.
+    pub(crate) fn change<T>(
+        &self,
+        exit: Option<&Arc<Exit>>,
+        change: impl FnOnce(&mut PoolState, Instant, &mut Vec<Effect>) -> T,
+    ) -> T {
+        let mut state = self.lock();
+        let (result, effects) = self.change_locked(&mut state, exit, change);
+        drop(state);
+        effects.into_iter().for_each(|effect| self.carry_out(effect));
+        result
+    }
+
+    fn change_locked<T>(
+        &self,
+        state: &mut PoolState,
+        exit: Option<&Arc<Exit>>,
+        change: impl FnOnce(&mut PoolState, Instant, &mut Vec<Effect>) -> T,
+    ) -> (T, Vec<Effect>) {
+        let mut effects = Vec::new();
+        let result = change(state, now(), &mut effects);
+        state.collect(exit, || self.endpoint.next_id(), &mut effects);
+        let is_over = state.dispatch.is_over();
+        // With half of the queue free, so that a submitter does not run once for each task.
+        if state.submitters > 0 && (state.dispatch.count_waiting() <= self.queue_limit / 2 || !state.dispatch.is_open())
+        {
+            self.room.notify_all();
+        }
+        let is_earlier = |due: Instant| state.thread_due.is_none_or(|thread_due| due < thread_due);
+        if is_over || !state.starts.is_empty() || state.dispatch.next_timer().is_some_and(is_earlier) {
+            self.work.notify_all();
+        }
+        if is_over {
+            self.over.notify_all();
+        }
+        (result, effects)
+    }
+
+    fn carry_out(&self, effect: Effect) {
+        match effect {
+            Effect::Send { call, id, worker, task } => {
+                let completion = Completion::observed(self.observer(), call.0);
+                let sent = self.endpoint.send(&worker, (id, &task.request), completion);
+                if let Err(error) = sent {
+                    self.not_sent(call, error);
+                } else if task.has_ended() {
+                    // It may have been cancelled before it was sent. A second cancellation is ignored.
+                    self.endpoint.cancel(&worker, id);
+                }
+            }
+            Effect::Cancel { worker, id } => self.endpoint.cancel(&worker, id),
+            Effect::Stop(worker) => drop(worker.stop()),
+            Effect::StopWithin(worker, time) => drop(worker.stop_timeout(time)),
+            // If it is refused, the supervisor reports that with the exit.
+            Effect::Kill(worker) => drop(worker.kill()),
+            Effect::End(task, result) => task.end(result),
+        }
+    }
+
+    fn observer(&self) -> Arc<dyn ObserveCompletion> {
+        // A method runs, so there is a reference.
+        self.me.upgrade().map_or_else(|| Arc::new(NoPool) as Arc<dyn ObserveCompletion>, |me| me)
+    }
+
+    fn not_sent(&self, call: CallNumber, error: CallError) {
+        if let CallError::Encode(_) = error {
+            return self.answered(call, Err(error));
+        }
+        self.change(None, |state, now, _| {
+            state.calls.remove(&call);
+            state.dispatch.unsent(call, now);
+        });
+    }
+
+    /// A call has ended.
+    pub(crate) fn answered(&self, call: CallNumber, answer: Answer) {
+        if let Err(CallError::WorkerExited { .. } | CallError::Io(_)) = answer {
+            // The exit follows, and with it more is known; or the connection is closed, and the worker is killed.
+            return;
+        }
+        let is_failure = answer.is_err();
+        let ended = self.change(None, |state, now, _| state.answered(call, is_failure, now));
+        if let Some((task, attempts)) = ended {
+            let result = answer.map_err(|error| {
+                task.error(
+                    attempts,
+                    match error {
+                        CallError::Rpc(error) => TaskErrorKind::Failed(error),
+                        CallError::InvalidResult(error) => TaskErrorKind::InvalidResult(error),
+                        other => TaskErrorKind::Call(Box::new(other)),
+                    },
+                )
+            });
+            task.end(result);
+        }
+    }
+
+    /// Adds a task. Returns it with the error if it is not accepted.
+    pub(crate) fn submit(&self, new: NewTask, patience: Patience) -> Result<Arc<SharedTask>, (SubmitError, NewTask)> {
+        let mut state = self.lock();
+        while state.dispatch.is_open() && state.dispatch.count_waiting() >= self.queue_limit {
+            let left = match patience {
+                Patience::None => Some(Duration::ZERO),
+                Patience::Until(deadline) => deadline.map(|deadline| deadline.saturating_duration_since(now())),
+            };
+            if left.is_some_and(|left| left.is_zero()) {
+                return Err((SubmitError::Full { waiting: state.dispatch.count_waiting() }, new));
+            }
+            state.submitters += 1;
+            state = match left {
+                Some(left) => self.room.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0,
+                None => self.room.wait(state).unwrap_or_else(PoisonError::into_inner),
+            };
+            state.submitters -= 1;
+        }
+        let (accepted, effects) =
+            self.change_locked(&mut state, None, |state, now, _| match state.dispatch.submit(new.terms, now) {
+                Ok(number) => {
+                    let task = Arc::new(SharedTask::new(number, new.name, new.request));
+                    state.tasks.insert(number, Arc::clone(&task));
+                    Ok(task)
+                }
+                Err(refusal) => Err((state.refusal(refusal), new)),
+            });
+        drop(state);
+        effects.into_iter().for_each(|effect| self.carry_out(effect));
+        accepted
+    }
+
+    pub(crate) fn cancel(&self, task: TaskNumber) {
+        self.change(None, |state, now, _| state.dispatch.cancel(task, now));
+    }
+
+    /// Waits until all workers have exited after the end of the pool. Returns false at the deadline.
+    pub(crate) fn wait_over(&self, deadline: Option<Instant>) -> bool {
+        let mut state = self.lock();
+        while !state.dispatch.is_over() {
+            let left = deadline.map_or(Duration::MAX, |deadline| deadline.saturating_duration_since(now()));
+            if left.is_zero() {
+                return false;
+            }
+            state = self.over.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        true
+    }
+
+    /// Waits, on the pool's thread, until there is something to do or a timer is due.
+    pub(crate) fn wait_for_work<'a>(&self, mut state: MutexGuard<'a, PoolState>) -> MutexGuard<'a, PoolState> {
+        let due = state.dispatch.next_timer();
+        state.thread_due = due;
+        let mut state = match due {
+            Some(due) => {
+                let left = due.saturating_duration_since(now());
+                self.work.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0
+            }
+            None => self.work.wait(state).unwrap_or_else(PoisonError::into_inner),
+        };
+        state.thread_due = None;
+        state
+    }
+}
+
+impl ObserveCompletion for PoolCore {
+    fn completed(&self, tag: u64, answer: Answer) {
+        self.answered(CallNumber(tag), answer);
+    }
+}
+
+/// Ends calls of a pool that no longer exists.
+#[derive(Debug)]
+struct NoPool;
+
+impl ObserveCompletion for NoPool {
+    fn completed(&self, _: u64, _: Answer) {}
+}
+
+impl fmt::Debug for PoolCore {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("PoolCore").finish_non_exhaustive()
+    }
+}

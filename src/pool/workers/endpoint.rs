@@ -1,0 +1,80 @@
+//! How tasks reach a worker, and how its answers are recognized.
+
+use crate::{
+    ids::WorkerId,
+    supervisor::{
+        control::connection::next_call_id,
+        events::event::EventKind,
+        handles::worker::Worker,
+        spec::{WorkerSpec, readiness::Readiness},
+    },
+    wire::jsonrpc::{
+        completion::Completion,
+        error::{Answer, CallError},
+        protocol::{PROGRESS, Progress, TASK},
+    },
+};
+use serde_json::value::RawValue;
+use std::fmt;
+
+/// The wire side of a pool. One for all its workers; implemented by a dialect.
+///
+/// A call has an id, unique for its worker. It ends once: by its completion, by a [`Report::Answer`] of an event, or by the exit of the
+/// worker, whichever comes first.
+pub(crate) trait Endpoint: Send + Sync + fmt::Debug {
+    /// Adds to the spec what the workers need.
+    fn prepare(&self, spec: WorkerSpec) -> WorkerSpec;
+
+    /// The id of a new call.
+    fn next_id(&self) -> u64;
+
+    /// Sends a task to a worker that is ready. Must not block. On an error nothing was sent.
+    fn send(&self, worker: &Worker, call: (u64, &RawValue), completion: Completion) -> Result<(), CallError>;
+
+    /// Asks a worker to cancel a call. It ends like any other.
+    fn cancel(&self, worker: &Worker, id: u64);
+
+    /// What an event of a worker says about its calls.
+    fn receive(&self, worker: WorkerId, event: &EventKind) -> Option<Report>;
+}
+
+/// What a worker reports about a call.
+#[derive(Debug)]
+pub(crate) enum Report {
+    #[cfg_attr(not(test), expect(dead_code, reason = "for dialects whose answers are messages"))]
+    Answer(u64, Answer),
+    Progress(u64, Box<RawValue>),
+}
+
+/// Workers of this library: tasks are calls of the method `task` over control.
+#[derive(Debug)]
+pub(crate) struct ControlEndpoint;
+
+impl Endpoint for ControlEndpoint {
+    fn prepare(&self, spec: WorkerSpec) -> WorkerSpec {
+        spec.control_if_none().ready_if_none(Readiness::control())
+    }
+
+    fn next_id(&self) -> u64 {
+        next_call_id()
+    }
+
+    fn send(&self, worker: &Worker, (id, request): (u64, &RawValue), completion: Completion) -> Result<(), CallError> {
+        worker.caller()?.send_call(id, (TASK, &[request]), completion)
+    }
+
+    fn cancel(&self, worker: &Worker, id: u64) {
+        if let Ok(caller) = worker.caller() {
+            caller.router.request_cancellation(id);
+        }
+    }
+
+    fn receive(&self, _: WorkerId, event: &EventKind) -> Option<Report> {
+        let EventKind::Notification(notification) = event else { return None };
+        if notification.method() != PROGRESS {
+            return None;
+        }
+        let Progress { token, value } = notification.params().ok()?;
+        Some(Report::Progress(token, value))
+    }
+}

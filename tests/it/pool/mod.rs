@@ -1,0 +1,48 @@
+//! Pools of persistent workers.
+
+mod deaths;
+mod ends;
+mod flood;
+mod tasks;
+
+use crate::support::{DEADLINE, FIXTURE};
+use pipewright::{
+    OutputMode, Supervisor, WorkerSpec,
+    pool::{Pool, PoolBuilder, Task, TaskError},
+};
+use serde_json::{Value, json};
+use std::fmt::Debug;
+
+/// A word and a value, as the fixture's `pool-worker` takes them.
+type Request = (&'static str, Value);
+
+fn spec() -> WorkerSpec {
+    WorkerSpec::new(FIXTURE).arg("pool-worker").stderr(OutputMode::Lines)
+}
+
+fn builder(supervisor: &Supervisor) -> PoolBuilder<Request, Value> {
+    Pool::builder(supervisor, spec())
+}
+
+#[track_caller]
+fn result(task: Task<Value>) -> Result<Value, TaskError> {
+    task.wait_timeout(DEADLINE).unwrap_or_else(|task| panic!("{task:?} has not ended"))
+}
+
+/// Waits until the condition holds, for states that nothing reports.
+#[track_caller]
+fn until<T: Debug>(state: impl Fn() -> T, condition: impl Fn(&T) -> bool) -> T {
+    let started = std::time::Instant::now();
+    loop {
+        let seen = state();
+        if condition(&seen) {
+            return seen;
+        }
+        assert!(started.elapsed() < DEADLINE, "{seen:?}");
+        std::thread::yield_now();
+    }
+}
+
+fn square(n: u64) -> Request {
+    ("square", json!(n))
+}
