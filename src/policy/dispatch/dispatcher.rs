@@ -73,6 +73,7 @@ impl Dispatch {
         mem::take(&mut self.outputs)
     }
 
+    #[cfg(test)]
     pub(crate) fn state(&self) -> DispatchState {
         self.state
     }
@@ -213,6 +214,7 @@ impl Dispatch {
     }
 
     /// Replaces a worker when its tasks are done.
+    #[cfg_attr(not(test), expect(dead_code, reason = "for limits of memory"))]
     pub(crate) fn recycle(&mut self, member: MemberId, now: Instant) {
         self.drain(member);
         self.fill(now);
@@ -248,7 +250,11 @@ impl Dispatch {
     /// A worker can no longer be reached. One that was never ready has then failed to start.
     pub(crate) fn lost(&mut self, id: MemberId, now: Instant) {
         match self.members.all.get(&id).map(|member| member.phase) {
-            Some(MemberPhase::Starting) => self.outputs.push(DispatchOutput::Kill(id)),
+            Some(MemberPhase::Starting) => {
+                self.members.change(id, self.settings.in_flight, |member| member.phase = MemberPhase::Failed);
+                self.outputs.push(DispatchOutput::Kill(id));
+            }
+            Some(MemberPhase::Failed) => {}
             Some(MemberPhase::Ready | MemberPhase::Draining | MemberPhase::Stopping) => self.kill(id),
             None => {}
         }

@@ -14,6 +14,7 @@ pub(crate) enum Limit {
     Never,
     Time(Duration),
     /// A multiple of the median, and at least `min`. Without a median there is no limit.
+    #[cfg_attr(not(test), expect(dead_code, reason = "for limits relative to other tasks"))]
     Median {
         factor: f64,
         min: Duration,

@@ -30,6 +30,8 @@ pub(crate) struct Member {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum MemberPhase {
     Starting,
+    /// It was lost before it was ready. Counts as one that starts until its exit, which says why.
+    Failed,
     Ready,
     /// It takes no more tasks, and is stopped when those that it has are done.
     Draining,
@@ -39,7 +41,7 @@ pub(crate) enum MemberPhase {
 
 impl Member {
     pub(crate) fn takes_tasks(&self) -> bool {
-        matches!(self.phase, MemberPhase::Starting | MemberPhase::Ready)
+        matches!(self.phase, MemberPhase::Starting | MemberPhase::Failed | MemberPhase::Ready)
     }
 }
 

@@ -87,6 +87,7 @@ struct World {
 struct Worker {
     is_ready: bool,
     is_stopping: bool,
+    is_killed: bool,
     calls: BTreeMap<CallNumber, TaskNumber>,
     isolated: Option<CallNumber>,
 }
@@ -120,7 +121,7 @@ impl World {
             match output {
                 DispatchOutput::Start(member) => {
                     assert!(self.members.insert(member, Worker::default()).is_none(), "{member:?} starts once");
-                    let taking = self.members.values().filter(|worker| !worker.is_stopping);
+                    let taking = self.members.values().filter(|worker| !worker.is_stopping && !worker.is_killed);
                     // Those that drain have tasks.
                     let idle_or_starting = taking.filter(|worker| worker.calls.is_empty()).count();
                     assert!(idle_or_starting <= self.dispatch.settings.max);
@@ -129,7 +130,7 @@ impl World {
                     assert!(self.open.contains(&task), "{task:?} has not ended");
                     let is_suspect = self.suspects.get(&task).is_some_and(|deaths| *deaths >= 2);
                     let worker = self.members.get_mut(&member).expect("a worker that runs");
-                    assert!(worker.is_ready && !worker.is_stopping && worker.isolated.is_none());
+                    assert!(worker.is_ready && !worker.is_stopping && !worker.is_killed && worker.isolated.is_none());
                     assert!(!is_suspect || worker.calls.is_empty(), "runs alone");
                     worker.isolated = is_suspect.then_some(call);
                     assert!(worker.calls.insert(call, task).is_none());
@@ -146,7 +147,7 @@ impl World {
                     worker.is_stopping = true;
                 }
                 DispatchOutput::Kill(member) => {
-                    self.members.get_mut(&member).expect("a worker that runs").is_stopping = true;
+                    self.members.get_mut(&member).expect("a worker that runs").is_killed = true;
                 }
                 DispatchOutput::Slow { task, .. } => assert!(self.open.contains(&task)),
                 DispatchOutput::End { task, ending, .. } => {
@@ -160,7 +161,7 @@ impl World {
 
     /// No worker is idle while a task waits that it may get.
     fn check_idleness(&self) {
-        let free = self.members.values().filter(|worker| worker.is_ready && !worker.is_stopping);
+        let free = self.members.values().filter(|worker| worker.is_ready && !worker.is_stopping && !worker.is_killed);
         let idle = free.filter(|worker| worker.calls.is_empty()).count();
         let keyed = self.dispatch.waiting.len() - self.dispatch.waiting.count_general();
         assert!(idle == 0 || self.dispatch.waiting.len() == keyed, "an idle worker, and a task for any worker");
@@ -272,7 +273,9 @@ impl World {
             if self.dispatch.is_over() {
                 break;
             }
-            if let Some(member) = self.members.iter().find(|(_, worker)| worker.is_stopping).map(|(id, _)| *id) {
+            if let Some(member) =
+                self.members.iter().find(|(_, worker)| worker.is_stopping || worker.is_killed).map(|(id, _)| *id)
+            {
                 self.exit(member);
             } else if let Some(call) = self.call(0) {
                 self.answer(call, false);

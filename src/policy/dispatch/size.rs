@@ -44,7 +44,7 @@ impl Dispatch {
     /// Counts a failed start, if the worker has exited by itself before it was used.
     pub(super) fn start_failed_if_unused(&mut self, member: &Member, now: Instant) {
         let is_unused = match member.phase {
-            MemberPhase::Starting => true,
+            MemberPhase::Starting | MemberPhase::Failed => true,
             MemberPhase::Ready => member.tasks == 0 && now.saturating_duration_since(member.since) < STABLE_TIME,
             MemberPhase::Draining | MemberPhase::Stopping => false,
         };

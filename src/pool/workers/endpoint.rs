@@ -41,7 +41,7 @@ pub(crate) trait Endpoint: Send + Sync + fmt::Debug {
 /// What a worker reports about a call.
 #[derive(Debug)]
 pub(crate) enum Report {
-    #[cfg_attr(not(test), expect(dead_code, reason = "for dialects whose answers are messages"))]
+    #[expect(dead_code, reason = "for dialects whose answers are messages")]
     Answer(u64, Answer),
     Progress(u64, Box<RawValue>),
 }
