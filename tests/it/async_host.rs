@@ -2,7 +2,10 @@
 
 use crate::support::{DEADLINE, FIXTURE, alone, is_alive};
 use futures_core::Stream;
-use pipewright::{CallError, Event, EventKind, OutputMode, Pass, Supervisor, WaitError, Worker, WorkerSpec};
+use pipewright::{
+    CallError, Event, EventKind, GroupPolicy, OutputMode, Pass, Supervisor, WaitError, Worker, WorkerSpec,
+    status::GroupEndReason,
+};
 use serde_json::Value;
 use std::{
     future::poll_fn,
@@ -84,6 +87,34 @@ fn p15_readiness_and_exit_are_awaited() {
         assert!(matches!(worker.ready().await, Err(WaitError::Ended { .. })));
         assert!(worker.exited().await.success());
         assert!(worker.wait_timeout(Duration::ZERO).is_some());
+    });
+}
+
+#[test]
+fn p15_stops_restarts_and_the_end_of_a_group_are_awaited() {
+    on_threads(2, async {
+        let (supervisor, worker) = started();
+        worker.restart().ready().await.unwrap();
+        assert_eq!(worker.incarnation(), 2);
+        let report = worker.stop().ended().await;
+        assert!(report.workers[0].exit.is_some() && report.workers.len() == 1 && report.is_complete, "{report:?}");
+        assert!(matches!(worker.restart().ready().await, Err(WaitError::Ended { .. })));
+
+        let group = supervisor.group(GroupPolicy::default()).unwrap();
+        let members = [(); 3].map(|()| group.add(WorkerSpec::new("sleep").arg("1000")).unwrap());
+        let ended = tokio::spawn(group.ended());
+        timeout(Duration::from_millis(10), group.ended()).await.expect_err("it runs");
+        group.restart().ready().await.unwrap();
+        assert!(!ended.is_finished(), "a restart is no end");
+        assert_eq!(group.stop().ended().await.workers.len(), members.len());
+        assert_eq!(ended.await.unwrap(), GroupEndReason::Stopped);
+
+        let group = supervisor.group(GroupPolicy::default()).unwrap();
+        group.add(WorkerSpec::new("sleep").arg("1000")).unwrap();
+        let ended = tokio::spawn(group.ended());
+        supervisor.close();
+        assert_eq!(supervisor.stop_all().ended().await.unfinished().count(), 0);
+        assert_eq!(ended.await.unwrap(), GroupEndReason::Stopped);
     });
 }
 

@@ -7,8 +7,12 @@ use crate::{
             call::{PendingCall, decode_result},
             connection::WhenFull,
         },
-        handles::worker::Worker,
-        worker::{process::WorkerProcess, wait_error::WaitError},
+        handles::{
+            group::WorkerGroup,
+            stop::{RestartHandle, StopHandle, StopReport},
+            worker::Worker,
+        },
+        worker::{group::GroupEndReason, process::WorkerProcess, wait_error::WaitError},
     },
     wire::jsonrpc::{completion::Completion, error::CallError},
 };
@@ -18,6 +22,7 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
+    time::Duration,
 };
 
 /// A call as a future: from [`Worker::call_async`] and [`PendingCall::result`]. Its output is the result or why there is none.
@@ -109,5 +114,46 @@ impl Worker {
     pub fn ready(&self) -> impl Future<Output = Result<(), WaitError>> + Send + use<> {
         let worker = self.clone();
         async move { worker.shared().until(WorkerProcess::is_ready).await }
+    }
+}
+
+impl StopHandle {
+    /// Waits until all of the workers have ended for good, and reports how each has ended: [`wait`](Self::wait) for asynchronous programs,
+    /// with the feature `async`. The stop policy of each worker ends with SIGKILL, so the time is limited by them.
+    ///
+    /// A worker whose window is full cannot end before its output is received, unless it is killed: receive events in another task.
+    ///
+    /// Cancel safe: dropping the future changes nothing.
+    pub fn ended(&self) -> impl Future<Output = StopReport> + Send + use<> {
+        let stopping = self.clone();
+        async move {
+            for shared in stopping.workers() {
+                // An error is the end of the worker.
+                while Arc::clone(shared).until(|_| false).await.is_ok() {}
+            }
+            stopping.wait(Duration::ZERO)
+        }
+    }
+}
+
+impl RestartHandle {
+    /// Waits until a later incarnation of each worker is ready: [`wait`](Self::wait) for asynchronous programs, with the feature `async`.
+    ///
+    /// Cancel safe: dropping the future changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// As [`wait`](Self::wait), except for the timeout.
+    pub fn ready(&self) -> impl Future<Output = Result<(), WaitError>> + Send + use<> {
+        self.clone().until_ready()
+    }
+}
+
+impl WorkerGroup {
+    /// Waits until the group has ended: [`wait`](Self::wait) for asynchronous programs, with the feature `async`.
+    ///
+    /// Cancel safe: dropping the future changes nothing.
+    pub fn ended(&self) -> impl Future<Output = GroupEndReason> + Send + use<> {
+        Arc::clone(&self.shared).ended()
     }
 }

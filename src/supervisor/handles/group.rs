@@ -83,7 +83,7 @@ impl From<GroupError> for io::Error {
 #[derive(Clone)]
 #[doc(alias = "supervisor")]
 pub struct WorkerGroup {
-    shared: Arc<SharedGroup>,
+    pub(super) shared: Arc<SharedGroup>,
     pub(crate) commands: CommandSender,
     pub(crate) registry: Arc<WorkerRegistry>,
 }

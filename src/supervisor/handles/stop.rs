@@ -38,6 +38,12 @@ impl StopHandle {
         Self { workers: Vec::new(), began, is_complete: why == AskError::LoopGone }
     }
 
+    /// The workers that are stopping.
+    #[cfg(feature = "async")]
+    pub(crate) fn workers(&self) -> &[Arc<SharedWorker>] {
+        &self.workers
+    }
+
     /// Waits up to `timeout` until all of the workers have ended for good, and reports how each has ended.
     ///
     /// A worker whose window is full cannot end before its output is received, unless it is killed: wait on another thread than the one
@@ -98,6 +104,18 @@ impl RestartHandle {
         self.workers.iter().try_for_each(|(shared, number)| {
             shared.wait_until(deadline, |process| process.number() > *number && process.is_ready())
         })
+    }
+
+    /// As [`wait`](Self::wait), without a timeout, for a task.
+    #[cfg(feature = "async")]
+    pub(crate) async fn until_ready(self) -> Result<(), WaitError> {
+        if self.is_unanswered {
+            return Err(WaitError::Unanswered);
+        }
+        for (shared, number) in self.workers {
+            shared.until(|process| process.number() > number && process.is_ready()).await?;
+        }
+        Ok(())
     }
 }
 

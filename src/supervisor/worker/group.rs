@@ -1,5 +1,7 @@
 //! The state of groups, shared by the event loop and the handles.
 
+#[cfg(feature = "async")]
+use crate::supervisor::wakers::WakerSet;
 use crate::{
     ids::GroupId,
     policy::group::model::GroupOutcome,
@@ -11,6 +13,8 @@ use std::{
     sync::{Condvar, Mutex, PoisonError},
     time::Duration,
 };
+#[cfg(feature = "async")]
+use std::{future::poll_fn, sync::Arc, task::Poll};
 
 /// Why a [`WorkerGroup`](crate::supervisor::handles::group::WorkerGroup) does not run, and will not unless it is started: from
 /// [`WorkerGroup::wait`](crate::supervisor::handles::group::WorkerGroup::wait).
@@ -96,23 +100,49 @@ pub(crate) struct SharedGroup {
     pub(crate) id: GroupId,
     end: Mutex<Option<GroupEndReason>>,
     changed: Condvar,
+    /// The tasks that wait as threads do for `changed`.
+    #[cfg(feature = "async")]
+    tasks: Arc<WakerSet>,
 }
 
 impl SharedGroup {
     pub(crate) fn new(id: GroupId) -> Self {
-        Self { id, end: Mutex::new(None), changed: Condvar::new() }
+        Self {
+            id,
+            end: Mutex::new(None),
+            changed: Condvar::new(),
+            #[cfg(feature = "async")]
+            tasks: Arc::default(),
+        }
     }
 
     /// Sets or clears the end of the group.
     pub(crate) fn set_end(&self, end: Option<GroupEndReason>) {
         *lock(&self.end) = end;
-        self.changed.notify_all();
+        self.wake();
     }
 
     /// Sets the end of the group unless it has ended.
     pub(crate) fn set_end_if_none(&self, end: GroupEndReason) {
         lock(&self.end).get_or_insert(end);
+        self.wake();
+    }
+
+    fn wake(&self) {
         self.changed.notify_all();
+        #[cfg(feature = "async")]
+        self.tasks.wake_all();
+    }
+
+    /// As [`wait`](Self::wait), for a task.
+    #[cfg(feature = "async")]
+    pub(crate) async fn ended(self: Arc<Self>) -> GroupEndReason {
+        let slot = self.tasks.slot();
+        poll_fn(|context| {
+            slot.register(context.waker());
+            lock(&self.end).map_or(Poll::Pending, Poll::Ready)
+        })
+        .await
     }
 
     /// Waits up to `timeout` until the group has ended.
