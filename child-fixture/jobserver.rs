@@ -2,16 +2,12 @@
 
 use crate::{Options, Outcome, host};
 use pipewright::{
-    EventKind, StdinMode, Supervisor, WorkerSpec,
+    Event, EventKind, StdinMode, Supervisor, WorkerSpec,
     jobserver::{JobserverClient, JobserverToken},
     pipe::Timeout,
+    pool::Jobs,
 };
-use std::{
-    collections::HashMap,
-    io,
-    sync::{Arc, Mutex, PoisonError},
-    thread,
-};
+use std::io;
 
 /// `[--guard shell|own|none]`: obeys the words on its standard input, and prints a line for each: `try` and `acquire` take a token,
 /// `release` returns the last one; `spawn` starts a worker that runs until its standard input ends, `drop` ends it with its supervisor.
@@ -48,29 +44,19 @@ fn kept(token: Option<JobserverToken>, tokens: &mut Vec<JobserverToken>) -> &'st
     answer
 }
 
-/// `--jobs N --program PATH`: runs the program N times, each under a token, as workers of one supervisor.
+/// `--jobs N --program PATH`: runs the program N times, each under a token, up to eight at a time.
 pub(crate) fn build(options: &Options) -> Outcome {
     let client = JobserverClient::from_env()?.ok_or("no jobserver")?;
-    let program = options.get("program").ok_or("no program")?.to_owned();
+    let program = options.get("program").ok_or("no program")?;
     let supervisor = Supervisor::new()?;
-    let running = Arc::new(Mutex::new(HashMap::new()));
-    let events = supervisor.events().clone();
-    let ended = Arc::clone(&running);
-    let count = options.number("jobs")?;
-    let collector = thread::Builder::new().spawn(move || {
-        let exits = events.iter().filter(|event| matches!(event.kind, EventKind::Exited { .. }));
-        for event in exits.take(count) {
-            let token = ended.lock().unwrap_or_else(PoisonError::into_inner).remove(&event.worker);
-            drop(token);
-        }
-    })?;
-    for _ in 0..count {
-        let token = client.acquire_timeout(Timeout::never())?;
-        // Held during the spawn: the exit may come first.
-        let mut running = running.lock().unwrap_or_else(PoisonError::into_inner);
-        let worker = supervisor.spawn(WorkerSpec::new(&program))?;
-        running.insert(worker.id(), token);
+    let jobs = Jobs::new(&supervisor, 8).jobserver(&client);
+    for _ in 0..options.number("jobs")? {
+        jobs.submit(WorkerSpec::new(program))?;
     }
-    collector.join().map_err(|_| "the collector panicked")?;
-    Ok(())
+    supervisor.close();
+    let failed = |event: &Event| matches!(&event.kind, EventKind::Exited { exit, .. } if !exit.success());
+    match supervisor.events().iter().filter(failed).count() {
+        0 => Ok(()),
+        failures => Err(format!("{failures} jobs have failed").into()),
+    }
 }

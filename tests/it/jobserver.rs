@@ -3,12 +3,13 @@
 use crate::{
     guard::guard_of,
     kernel,
-    support::{DEADLINE, FIXTURE, Way, alone, becomes_true, both_ways, children, wait_gone},
+    support::{DEADLINE, FIXTURE, Story, Way, alone, becomes_true, both_ways, children, switches, wait_gone},
 };
 use pipewright::{
-    OutputMode, Pass, Process, StdinMode, WorkerSpec,
+    Backoff, EventKind, OutputMode, Pass, Process, Restart, RestartPolicy, StdinMode, Supervisor, WorkerId, WorkerSpec,
     jobserver::{JobserverClient, JobserverError},
     pipe::anonymous::{PipeReader, PipeWriter},
+    pool::{JobOutcome, JobSpec, Jobs},
 };
 use std::{
     fs::{self, File},
@@ -17,6 +18,7 @@ use std::{
         fd::{AsFd, OwnedFd},
         unix::fs::OpenOptionsExt,
     },
+    time::Duration,
 };
 use tempfile::TempDir;
 
@@ -317,6 +319,73 @@ fn jobserver_crate_and_client_share_tokens() {
         }
         return;
     }
+}
+
+/// The worker of the next event for which `is_meant` is true.
+#[track_caller]
+fn next_of(story: &mut Story, is_meant: impl Fn(&EventKind) -> bool) -> WorkerId {
+    story.find(|event| is_meant(&event.kind).then_some(event.worker))
+}
+
+#[test]
+fn jobs_run_under_tokens_and_return_them_whatever_happens() {
+    const NAME: &str = "jobserver::jobs_run_under_tokens_and_return_them_whatever_happens";
+    for style in STYLES {
+        let mut make = Make::new(style, b"a");
+        if !alone(NAME, |spec| make.pass(spec)) {
+            assert_eq!(make.take_all(), b"a", "{style:?}");
+            continue;
+        }
+        let client = JobserverClient::from_env().unwrap().unwrap();
+        let mut story = Story::new();
+        let jobs = Jobs::new(&story.supervisor, 4).jobserver(&client);
+        // Each takes a token for every attempt.
+        let at_once = RestartPolicy::from(Restart::OnFailure).backoff(Backoff::constant(Duration::ZERO));
+        let fails = |spec: WorkerSpec| jobs.submit(spec).unwrap().wait();
+        assert!(matches!(fails(WorkerSpec::new("/nowhere/program")), JobOutcome::SpawnFailed { .. }));
+        let retried = JobSpec::new(WorkerSpec::new("false").restart(at_once)).retries(5);
+        assert!(matches!(jobs.submit(retried).unwrap().wait(), JobOutcome::Failed { .. }));
+        while story.supervisor.events().try_recv().is_ok() {}
+        let waiting = || WorkerSpec::new("cat").stdin(StdinMode::Pipe);
+        let [first, second, third, last] = [(); 4].map(|()| jobs.submit(waiting()).unwrap());
+        let started = [(); 2].map(|()| next_of(&mut story, |kind| matches!(kind, EventKind::Started { .. })));
+        assert_eq!(started, [first.id(), second.id()]);
+        assert!(client.try_acquire().unwrap().is_none(), "both are held");
+        // One that has a slot and waits for a token.
+        third.cancel();
+        assert!(matches!(third.wait(), JobOutcome::NotStarted { .. }));
+        assert_eq!(last.outcome().map(|outcome| outcome.to_string()), None);
+        second.cancel();
+        assert_eq!(next_of(&mut story, |kind| matches!(kind, EventKind::Started { .. })), last.id());
+        // While it runs, it has the token.
+        assert!(client.try_acquire().unwrap().is_none());
+        drop(story);
+        let tokens = [(); 3].map(|()| client.try_acquire().unwrap());
+        assert_eq!(tokens.each_ref().map(Option::is_some), [true, true, false], "{style:?}");
+        return;
+    }
+}
+
+/// Another client returns the token for which the loop waits, and an idle wait costs nothing.
+#[test]
+fn p14_jobs_wait_for_tokens_of_others_without_using_the_processor() {
+    const NAME: &str = "jobserver::p14_jobs_wait_for_tokens_of_others_without_using_the_processor";
+    let mut make = Make::new(Style::Pipe, b"");
+    if !alone(NAME, |spec| make.pass(spec).inherit_fd(make.writer.try_clone().unwrap(), Pass::fd(9))) {
+        assert_eq!(make.take_all(), b"b");
+        return;
+    }
+    let client = JobserverClient::from_env().unwrap().unwrap();
+    let implicit = client.try_acquire().unwrap().unwrap();
+    let supervisor = Supervisor::new().unwrap();
+    let job = Jobs::new(&supervisor, 1).jobserver(&client).submit(WorkerSpec::new("true")).unwrap();
+    let before = switches();
+    assert!(job.wait_timeout(Duration::from_millis(300)).is_none());
+    let woken = switches() - before;
+    assert!(woken < 20, "{woken} context switches");
+    File::options().write(true).open("/proc/self/fd/9").unwrap().write_all(b"b").unwrap();
+    assert!(job.wait_timeout(DEADLINE).expect("it has a token").success());
+    drop(implicit);
 }
 
 /// Counts how many of it run, waits for `$2` of them if that is given, and ends.

@@ -5,6 +5,7 @@ pub(crate) mod job;
 pub(crate) mod spec;
 
 use crate::{
+    jobserver::client::JobserverClient,
     policy::schedule::task::NewTask,
     pool::{
         budget::Budget,
@@ -92,6 +93,38 @@ impl Jobs {
     #[must_use]
     pub fn on_failure(self, policy: OnFailure) -> Self {
         lock(&self.queue.failures).policy = policy;
+        self
+    }
+
+    /// Each job takes a token of a jobserver, in addition to its slots: so all programs below `make -jN` together run N jobs, of which this
+    /// queue runs no more than its [limit](Self::budget). Without a call, the queue takes none.
+    ///
+    /// A job that has its slots waits for its token, and returns it when it has ended; a job that is tried again also during the backoff. It
+    /// is one token, whatever the [weight](JobSpec::weight). Pass the jobserver on to jobs that are clients themselves, such as `make` or
+    /// `cc -flto=jobserver`, with [`WorkerSpec::inherit_jobserver`].
+    ///
+    /// If this process is killed, the [guard](crate::guard) returns the tokens when the jobs have been killed.
+    ///
+    /// ```
+    /// use pipewright::{Supervisor, WorkerSpec, jobserver::JobserverClient, pool::Jobs};
+    ///
+    /// let supervisor = Supervisor::new()?;
+    /// let mut jobs = Jobs::new(&supervisor, 8);
+    /// match JobserverClient::from_env() {
+    ///     Ok(Some(jobserver)) => jobs = jobs.jobserver(&jobserver),
+    ///     Ok(None) => {}
+    ///     Err(error) => {
+    ///         eprintln!("warning: {error}; running one job at a time");
+    ///         jobs.budget().set_limit(1);
+    ///     }
+    /// }
+    /// assert!(jobs.submit(WorkerSpec::new("true").inherit_jobserver())?.wait().success());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn jobserver(self, client: &JobserverClient) -> Self {
+        // All clients of a process are the same.
+        drop(self.queue.jobserver.set(client.clone()));
         self
     }
 

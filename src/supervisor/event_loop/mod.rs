@@ -247,6 +247,7 @@ impl EventLoop {
             Token::NotifySocket(key) => self.on(key, Incarnation::read_notifications),
             Token::Unkillable(number) => self.reap_unkillable(number),
             Token::Guard => self.guard_exited(),
+            Token::Jobserver => self.supervise(Supervision::hand_out_tokens),
         }
     }
 
@@ -283,6 +284,7 @@ impl EventLoop {
                 }
             }
             Timer::JobDeadline(worker) => self.supervise(|supervision, cx| supervision.job_overdue(worker, cx)),
+            Timer::Jobserver => self.supervise(Supervision::hand_out_tokens),
             Timer::SpawnQueue => self.relieve_starts(),
             Timer::SpawnTimeout(worker) => self.supervise(|supervision, cx| supervision.spawn_timed_out(worker, cx)),
             Timer::RegistrationRetry => self.register_again(),

@@ -65,6 +65,7 @@ impl EventLoop {
             Token::Handshake(handshake) => self.server.as_ref()?.handshake_fd(handshake)?,
             Token::Listener => self.server.as_ref()?.as_fd(),
             Token::Guard => self.trees.guard.end.as_ref()?.as_fd(),
+            Token::Jobserver => self.supervision.token_waits.watched_fd()?,
             // Registered when the loop is created.
             Token::Waker => return None,
         };

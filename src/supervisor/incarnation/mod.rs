@@ -178,6 +178,7 @@ impl Incarnation {
             | Token::Listener
             | Token::Handshake(_)
             | Token::Unkillable(_)
+            | Token::Jobserver
             | Token::Guard => return None,
         };
         Some(run(descriptor))

@@ -68,6 +68,8 @@ pub(crate) enum Timer {
     Lifecycle(Key),
     /// The next deadline of the readiness or of the watchdog.
     Health(Key),
+    /// Tokens are requested again.
+    Jobserver,
     /// Retries to start the thread of the readiness probe.
     Probe(Key),
     /// The maximum runtime is reached.

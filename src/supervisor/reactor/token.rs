@@ -25,6 +25,8 @@ pub(crate) enum Token {
     Unkillable(u64),
     /// The guard's process.
     Guard,
+    /// The jobserver of the host, while jobs wait for its tokens.
+    Jobserver,
 }
 
 impl Token {
@@ -37,6 +39,7 @@ impl Token {
     const UNKILLABLE: u64 = 8;
     const GUARD: u64 = 9;
     const CONTROL_INPUT: u64 = 10;
+    const JOBSERVER: u64 = 11;
     const OTHER: u64 = 15;
 
     /// Encodes the token for `epoll_event.u64`: the kind in the lowest four bits, the owner in the others.
@@ -55,6 +58,7 @@ impl Token {
             Self::NotifySocket(key) => of(key, Self::NOTIFY_SOCKET),
             Self::Unkillable(number) => number << 4 | Self::UNKILLABLE,
             Self::Guard => Self::GUARD,
+            Self::Jobserver => Self::JOBSERVER,
         }
     }
 
@@ -68,7 +72,9 @@ impl Token {
             | Self::Orphan(key)
             | Self::ReadinessPipe(key)
             | Self::NotifySocket(key) => Some(key),
-            Self::Waker | Self::Listener | Self::Handshake(_) | Self::Unkillable(_) | Self::Guard => None,
+            Self::Waker | Self::Listener | Self::Handshake(_) | Self::Unkillable(_) | Self::Guard | Self::Jobserver => {
+                None
+            }
         }
     }
 
@@ -89,6 +95,7 @@ impl Token {
             Self::NOTIFY_SOCKET => Self::NotifySocket(key),
             Self::UNKILLABLE => Self::Unkillable(rest),
             Self::GUARD => Self::Guard,
+            Self::JOBSERVER => Self::Jobserver,
             kind => match StreamId::ALL.into_iter().find(|stream| stream.index() as u64 == kind) {
                 Some(stream) => Self::Stream(key, stream),
                 None => Self::Process(key),
@@ -112,7 +119,7 @@ mod tests {
             ];
             let streams = StreamId::ALL.map(|stream| Token::Stream(key, stream));
             let others =
-                [Token::Waker, Token::Listener, Token::Handshake(handshake), Token::Unkillable(handshake), Token::Guard];
+                [Token::Waker, Token::Listener, Token::Handshake(handshake), Token::Unkillable(handshake), Token::Guard, Token::Jobserver];
             for token in of_key.into_iter().chain(streams).chain(others) {
                 prop_assert_eq!(Token::from_u64(token.as_u64()), token);
             }

@@ -2,10 +2,12 @@
 
 pub(crate) mod attach;
 pub(crate) mod groups;
+pub(crate) mod job_tokens;
 pub(crate) mod jobs;
 pub(crate) mod membership;
 pub(crate) mod restart;
 pub(crate) mod shutdown;
+pub(crate) mod token_waits;
 pub(crate) mod worker;
 
 use crate::{
@@ -27,6 +29,7 @@ use crate::{
         spawner::Spawner,
         supervision::{
             shutdown::{Phase, Shutdown},
+            token_waits::TokenWaits,
             worker::{UnreportedEnd, WorkerRecord},
         },
         worker::group::SharedGroup,
@@ -96,6 +99,7 @@ pub(crate) struct Supervision {
     pub(crate) cause: WorkerId,
     /// Workers whose restart waits for room in their window.
     pub(crate) delayed_restarts: Vec<WorkerId>,
+    pub(crate) token_waits: TokenWaits,
 }
 
 impl Supervision {
@@ -109,6 +113,7 @@ impl Supervision {
             unreported_end: None,
             cause: WorkerId::SUPERVISOR,
             delayed_restarts: Vec::new(),
+            token_waits: TokenWaits::default(),
         }
     }
 }

@@ -283,6 +283,10 @@ impl Supervision {
             record.phase = WorkerPhase::Queued;
             return job.request_slot();
         }
+        if !self.has_token(worker, cx) {
+            return;
+        }
+        let Some(record) = self.workers.get_mut(&worker) else { return };
         record.phase = WorkerPhase::Spawning;
         record.shared.route_calls(|calls| calls.schedule_start(Duration::ZERO));
         let (shared, spec) = (Arc::clone(&record.shared), Arc::clone(&record.spec));

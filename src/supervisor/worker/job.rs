@@ -3,6 +3,7 @@
 use crate::{
     exit::{Exit, ExitStatus},
     ids::WorkerId,
+    jobserver::client::{JobserverClient, JobserverToken},
     launch::error::SpawnError,
     policy::{
         restart::{AfterExit, GiveUpReason},
@@ -106,6 +107,8 @@ pub(crate) struct JobQueue {
     pub(crate) id: QueueId,
     pub(crate) budget: Arc<SharedBudget>,
     pub(crate) failures: Mutex<Failures>,
+    /// Each of its jobs takes a token of it.
+    pub(crate) jobserver: OnceLock<JobserverClient>,
 }
 
 /// The failures of a queue.
@@ -118,7 +121,7 @@ pub(crate) struct Failures {
 
 impl JobQueue {
     pub(crate) fn new(id: QueueId, budget: Arc<SharedBudget>) -> Self {
-        Self { id, budget, failures: Mutex::default() }
+        Self { id, budget, failures: Mutex::default(), jobserver: OnceLock::new() }
     }
 
     /// Whether no job is started any more.
@@ -176,6 +179,8 @@ pub(crate) struct ScheduledJob {
     worker: Arc<SharedWorker>,
     pub(crate) shared: Arc<SharedJob>,
     pub(crate) has_slot: bool,
+    /// While it has a slot, if its queue has a jobserver.
+    pub(crate) token: Option<JobserverToken>,
     /// Its last attempt was a success.
     pub(crate) has_succeeded: bool,
     /// Why it is ended by its queue.
@@ -184,12 +189,13 @@ pub(crate) struct ScheduledJob {
 
 impl ScheduledJob {
     pub(crate) fn new(worker: Arc<SharedWorker>, shared: Arc<SharedJob>) -> Self {
-        Self { worker, shared, has_slot: false, has_succeeded: false, gave_up: None }
+        Self { worker, shared, has_slot: false, token: None, has_succeeded: false, gave_up: None }
     }
 
     /// Returns the slot between two attempts.
     pub(crate) fn release_slot(&mut self) {
         self.has_slot = false;
+        self.token = None;
         self.shared.queue.budget.change(|schedule| schedule.pause(self.shared.task));
     }
 
@@ -201,6 +207,7 @@ impl ScheduledJob {
 
 impl Drop for ScheduledJob {
     fn drop(&mut self) {
+        self.token = None;
         if self.shared.outcome().is_none() {
             // The loop has ended before it had the job.
             self.shared.set_outcome(JobOutcome::NotStarted { next: AfterExit::Finished });
