@@ -12,7 +12,7 @@
 //! core than its peers.
 
 use crate::{
-    Done, Options,
+    Done, Failed, Options,
     figures::{now, ratio, tell},
 };
 use ipc_channel::ipc::{self, IpcOneShotServer, IpcReceiver, IpcSender};
@@ -21,7 +21,6 @@ use serde::Serialize;
 use serde_json::Value;
 use std::{
     env,
-    error::Error,
     io::{self, BufRead, BufReader, Read, Write},
     os::{
         fd::{AsFd, OwnedFd},
@@ -55,8 +54,6 @@ struct Verdict {
     pipewright_over_raw: f64,
     pipewright_over_ipc_channel: f64,
 }
-
-type Failed = Box<dyn Error + Send + Sync>;
 
 pub(crate) fn run(options: &Options) -> Done {
     let cores = thread::available_parallelism()?.get().min(2);

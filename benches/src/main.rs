@@ -6,6 +6,7 @@
 mod figures; // clock, medians, and the lines of the output
 mod memory; // a large parent; the only unsafe
 
+mod build;
 mod call;
 mod churn;
 mod flood; // the child of `throughput`
@@ -29,6 +30,7 @@ commands:
   pipes       how fast each kind of pipe is
   call        what a question and its answer cost
   churn       what a worker costs that ends at once and comes back, a hundred thousand times
+  build       how long a C library takes to compile, beside ninja, make and xargs
 
 options:
   --quick      a few small cases, in seconds: shows that it runs, not how fast
@@ -44,7 +46,8 @@ struct Options {
     bytes: Option<usize>,
 }
 
-type Done = Result<(), Box<dyn Error + Send + Sync>>;
+type Failed = Box<dyn Error + Send + Sync>;
+type Done = Result<(), Failed>;
 
 fn main() -> ExitCode {
     let mut words = env::args().skip(1);
@@ -62,6 +65,7 @@ fn main() -> ExitCode {
         "pipes" => pipes::run,
         "call" => call::run,
         "churn" => churn::run,
+        "build" => build::run,
         "" => return refuse("a command is missing"),
         other => return refuse(&format!("there is no command `{other}`")),
     };
