@@ -1,16 +1,17 @@
 //! Queues of jobs: N at a time, dependencies, resources, and one final event for each job.
 
-use crate::support::{Chance, DEADLINE, Story};
+use crate::support::{Chance, DEADLINE, Story, is_alive};
 use pipewright::{
-    Backoff, Event, EventKind, ExitCause, ExitMatch, OutputMode, Restart, RestartPolicy, Supervisor, WorkerId,
-    WorkerSpec,
+    Backoff, Event, EventKind, ExitCause, ExitMatch, OutputMode, Restart, RestartPolicy, Supervisor, SurvivorPolicy,
+    WorkerId, WorkerSpec,
     events::{AfterExit, GiveUpReason},
     pool::{Budget, Job, JobError, JobOutcome, JobSpec, Jobs, OnFailure},
     status::WorkerState,
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
-    time::{Duration, Instant},
+    thread,
+    time::Duration,
 };
 
 fn shell(script: &str) -> WorkerSpec {
@@ -24,6 +25,10 @@ fn exits(code: u8) -> WorkerSpec {
 /// Runs until it is stopped.
 fn endless() -> WorkerSpec {
     WorkerSpec::new("/bin/sleep").arg("1000")
+}
+
+fn below(chance: &mut Chance, limit: usize) -> usize {
+    usize::try_from(chance.below(limit as u64)).unwrap()
 }
 
 /// The final events by worker. Panics if a worker has two.
@@ -424,7 +429,6 @@ fn run_random_graph(count: usize, seed: u64) {
     let story = Story::new();
     let jobs = Jobs::with_budget(&story.supervisor, &Budget::new(8).resource("link", 2));
     let (mut all, mut expected) = (Vec::<Job>::new(), Vec::<Option<bool>>::new());
-    let began = Instant::now();
     for at in 0..count {
         let fails = chance.below(10) == 0;
         let mut spec = JobSpec::new(WorkerSpec::new(if fails { "/bin/false" } else { "/bin/true" }));
@@ -433,7 +437,7 @@ fn run_random_graph(count: usize, seed: u64) {
         let mut may_run = true;
         for _ in 0..chance.below(3).min(at as u64) {
             // Also of jobs that have ended already.
-            let on = chance.below(at as u64) as usize;
+            let on = below(&mut chance, at);
             spec = spec.after(&all[on]);
             may_run &= expected[on] == Some(true);
         }
@@ -456,7 +460,6 @@ fn run_random_graph(count: usize, seed: u64) {
             assert_eq!(finals.insert(event.worker, outcome), None, "one final event each");
         }
     }
-    eprintln!("{count} jobs, {} of which ran, in {:.1?}", ran.len(), began.elapsed());
     for (at, (job, expected)) in all.iter().zip(&expected).enumerate() {
         assert_eq!(finals.get(&job.id()), Some(expected), "job {at}");
         assert_eq!(ran.contains(&job.id()), expected.is_some(), "job {at}");
@@ -472,4 +475,109 @@ fn p01_random_graph_of_jobs_runs_the_right_set() {
 #[ignore = "takes a minute"]
 fn p01_random_graph_of_20_000_jobs_runs_the_right_set() {
     run_random_graph(20_000, 13);
+}
+
+/// Threads submit, cancel, kill and change limits at once, while workers fail, are retried and time out.
+#[test]
+fn p01_jobs_end_once_whatever_many_threads_do() {
+    const THREADS: u64 = 4;
+    const JOBS: usize = 60;
+    let supervisor = Supervisor::new().unwrap();
+    let budget = Budget::new(4).resource("link", 1);
+    let quick = RestartPolicy::default().backoff(Backoff::constant(Duration::from_millis(1)));
+    let all: Vec<Job> = thread::scope(|scope| {
+        let threads: Vec<_> = (1..=THREADS)
+            .map(|seed| {
+                let (jobs, quick) = (Jobs::with_budget(&supervisor, &budget), &quick);
+                scope.spawn(move || {
+                    let mut chance = Chance(seed * 7919);
+                    let mut own = Vec::<Job>::new();
+                    for _ in 0..JOBS {
+                        let script =
+                            chance.one_of(&["exit 0", "exit 0", "exit 1", "sleep 0.01", "kill -9 $$", "sleep 1000"]);
+                        let worker = shell(script).restart(quick.clone()).runtime_max(Duration::from_millis(200));
+                        let mut spec = JobSpec::new(worker).retries(chance.one_of(&[0, 0, 2]));
+                        spec = spec.weight(chance.one_of(&[1, 2])).needs([("link", chance.below(2))]);
+                        if chance.below(4) == 0 {
+                            spec = spec.deadline(Duration::from_millis(chance.below(300)));
+                        }
+                        if !own.is_empty() && chance.below(3) == 0 {
+                            spec = spec.after(&own[below(&mut chance, own.len())]);
+                        }
+                        own.push(jobs.submit(spec).unwrap());
+                        let other = &own[below(&mut chance, own.len())];
+                        match chance.below(12) {
+                            0 => drop(other.cancel()),
+                            1 => drop(other.worker().restart()),
+                            // ESRCH before the start.
+                            2 => drop(other.worker().kill()),
+                            3 => jobs.budget().set_limit(below(&mut chance, 5) + 2),
+                            4 => drop(own[0].worker().stop_timeout(Duration::ZERO)),
+                            _ => {}
+                        }
+                    }
+                    own
+                })
+            })
+            .collect();
+        threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
+    });
+    supervisor.close();
+    let events: Vec<Event> = supervisor.events().iter().collect();
+    let finals = finals(&events);
+    assert_eq!(finals.len(), all.len());
+    assert!(most_at_a_time(&events) <= 6);
+    for job in &all {
+        let outcome = job.outcome().unwrap_or_else(|| panic!("{job:?} has no outcome"));
+        let is_told = match (&outcome, finals[&job.id()]) {
+            (JobOutcome::Succeeded(_), EventKind::Exited { exit, .. }) => exit.success(),
+            (JobOutcome::Failed { next, .. }, EventKind::Exited { next: told, .. })
+            | (JobOutcome::NotStarted { next }, EventKind::NotStarted { next: told }) => next == told,
+            (JobOutcome::DependencyFailed { on }, EventKind::DependencyFailed { on: told }) => on == told,
+            _ => false,
+        };
+        assert!(is_told, "{outcome:?}: {:?}", finals[&job.id()]);
+    }
+    // All slots are free again.
+    let other = Supervisor::new().unwrap();
+    budget.set_limit(3);
+    let whole =
+        Jobs::with_budget(&other, &budget).submit(JobSpec::new(exits(0)).weight(3).needs([("link", 1)])).unwrap();
+    assert!(ended(&whole).success());
+    assert_eq!(whole.slot(), Some(1));
+}
+
+#[test]
+fn p08_shutdown_ends_jobs_that_run_and_that_wait() {
+    let story = Story::new();
+    let jobs = Jobs::new(&story.supervisor, 2);
+    let all: Vec<Job> = (0..6).map(|_| jobs.submit(endless()).unwrap()).collect();
+    let blocked = jobs.submit(JobSpec::new(exits(0)).after(&all[5])).unwrap();
+    let report = story.supervisor.shutdown(Duration::from_millis(200));
+    assert!(report.is_complete && report.unfinished().count() == 0, "{report}");
+    assert!(all.iter().chain([&blocked]).all(|job| job.outcome().is_some_and(|outcome| !outcome.success())));
+    let events: Vec<Event> = story.supervisor.events().iter().collect();
+    assert_eq!(finals(&events).len(), 7);
+}
+
+/// The slot is free when the whole tree has ended, or at the exit if survivors are left alone.
+#[test]
+fn p09_slot_is_taken_until_the_tree_has_ended() {
+    let mut story = Story::new();
+    let jobs = Jobs::new(&story.supervisor, 1);
+    let leaves = |script: &str| shell(script).stderr(OutputMode::Lines).drain_timeout(Duration::from_millis(10));
+    let killed = jobs.submit(leaves("setsid sleep 1000 & echo $! >&2")).unwrap();
+    let next = jobs.submit(exits(0)).unwrap();
+    let mut survivor = None;
+    let is_start = |kind: &EventKind| matches!(kind, EventKind::Started { .. });
+    story.find(|event| {
+        if let EventKind::Line { line, .. } = &event.kind {
+            survivor = line.text().parse::<u32>().ok();
+        }
+        (event.worker == next.id() && is_start(&event.kind)).then_some(())
+    });
+    assert!(!is_alive(survivor.expect("it has written its number")), "killed before the slot was free");
+    assert!(ended(&killed).success());
+    let kept = jobs.submit(leaves("setsid sleep 5 & :").survivors(SurvivorPolicy::Ignore)).unwrap();
+    assert!(ended(&kept).success() && ended(&jobs.submit(exits(0)).unwrap()).success());
 }

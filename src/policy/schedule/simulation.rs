@@ -32,16 +32,18 @@ enum Step {
 }
 
 fn step() -> impl Strategy<Value = Step> {
-    let result = prop_oneof![3 => Just(TaskResult::Success), 1 => Just(TaskResult::Failure)];
-    let after = prop::collection::vec(0_usize..64, 0..4);
+    let result = prop_oneof![9 => Just(TaskResult::Success), 1 => Just(TaskResult::Failure)];
+    let after = prop_oneof![2 => Just(Vec::new()), 1 => prop::collection::vec(0_usize..64, 1..4)];
+    let slots = prop_oneof![9 => 1_u64..5, 1 => 0_u64..9];
+    let needs = prop_oneof![2 => Just([0, 0]), 1 => prop::array::uniform2(0_u64..4)];
     prop_oneof![
-        6 => (0_usize..3, 0_u64..5, prop::array::uniform2(0_u64..4), -1_i32..2, after)
+        8 => (0_usize..3, slots, needs, -1_i32..2, after)
             .prop_map(|(queue, slots, needs, priority, after)| Step::Submit { queue, slots, needs, priority, after }),
-        6 => (any::<usize>(), result).prop_map(|(which, result)| Step::End { which, result }),
+        5 => (any::<usize>(), result).prop_map(|(which, result)| Step::End { which, result }),
         1 => any::<usize>().prop_map(Step::Pause),
         1 => any::<usize>().prop_map(Step::Resume),
         1 => any::<usize>().prop_map(Step::Cancel),
-        1 => (0_u64..6).prop_map(Step::SetLimit),
+        1 => (0_u64..9).prop_map(Step::SetLimit),
         1 => (0_usize..2, 0_u64..4).prop_map(|(which, amount)| Step::SetResource(which, amount)),
     ]
 }
@@ -80,13 +82,14 @@ struct World {
 
 impl World {
     fn new() -> Self {
-        let mut schedule = Schedule::new(2);
+        let limit = 6;
+        let mut schedule = Schedule::new(limit);
         let queues = (0..3).map(|_| schedule.add_queue()).collect();
         let resources = [1, 3];
         for (name, amount) in RESOURCES.iter().zip(resources) {
             schedule.set_resource(name, amount);
         }
-        Self { schedule, queues, facts: BTreeMap::new(), limit: 2, resources, turns: Vec::new() }
+        Self { schedule, queues, facts: BTreeMap::new(), limit, resources, turns: Vec::new() }
     }
 
     fn used(&self) -> (u64, [u64; 2]) {
@@ -127,7 +130,9 @@ impl World {
 
     fn step(&mut self, step: Step) {
         match step {
-            Step::Submit { queue, slots, needs, priority, after } => self.submit(queue, slots, needs, priority, &after),
+            Step::Submit { queue, slots, needs, priority, after } => {
+                self.submit((queue, priority), (slots, needs), &after);
+            }
             Step::End { which, result } => {
                 let Some(id) = self.pick(which, |phase| matches!(phase, Phase::Running { .. })) else { return };
                 self.finish(id, result);
@@ -159,7 +164,7 @@ impl World {
         self.follow();
     }
 
-    fn submit(&mut self, queue: usize, slots: u64, needs: [u64; 2], priority: i32, after: &[usize]) {
+    fn submit(&mut self, (queue, priority): (usize, i32), (slots, needs): (u64, [u64; 2]), after: &[usize]) {
         let id = self.facts.len() as u64;
         let demand = self.schedule.demand(slots, &RESOURCES.map(Box::from).into_iter().zip(needs).collect::<Vec<_>>());
         let is_met = |wanted: u64, limit: u64| wanted <= limit || limit == 0;
@@ -222,7 +227,7 @@ impl World {
             .values()
             .filter_map(|fact| if let Phase::Running { slot } = fact.phase { Some(slot) } else { None })
             .collect();
-        assert_eq!((1..).find(|number| !busy.contains(number)), Some(slot), "the lowest free number");
+        assert!(!busy.contains(&slot) && (1..slot).all(|lower| busy.contains(&lower)), "the lowest free number");
         let first = |queue: usize| {
             let fitting = self.ready().filter(|(_, other)| other.queue == queue && self.fits(other));
             fitting.map(|(id, other)| (-i64::from(other.priority), id)).min()
@@ -334,6 +339,18 @@ fn impossible_demands_are_refused_by_name() {
     assert_eq!(refused(1, &[("gpu", 1)]), DemandError::UnknownResource { name: "gpu".into() });
     let twice = [("link", 1), ("link", 1)];
     assert_eq!(refused(1, &twice), DemandError::TooMuch { name: "link".into(), wanted: 2, limit: 1 });
+}
+
+#[test]
+fn cancelled_dependents_are_forgotten() {
+    let mut schedule = Schedule::new(1);
+    let queue = schedule.add_queue();
+    submit(&mut schedule, queue, 0, &[]);
+    for id in 1..1000 {
+        submit(&mut schedule, queue, id, &[0]);
+        schedule.finish(TaskId(id), TaskResult::Failure);
+    }
+    assert_eq!(schedule.dependents(TaskId(0)), 0);
 }
 
 /// 20,000 tasks that wait for everything: each step must not look at all of them.

@@ -116,6 +116,11 @@ impl Schedule {
         self.capacity.demand(slots, needs)
     }
 
+    #[cfg(test)]
+    pub(crate) fn dependents(&self, task: TaskId) -> usize {
+        self.tasks.get(&task).map_or(0, |task| task.dependents.len())
+    }
+
     /// Whether the task has not ended.
     pub(crate) fn contains(&self, task: TaskId) -> bool {
         self.tasks.contains_key(&task)

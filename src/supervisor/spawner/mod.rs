@@ -54,6 +54,7 @@ use crate::{
 };
 use crossbeam_channel::RecvTimeoutError;
 use std::{
+    ffi::OsString,
     io,
     os::fd::OwnedFd,
     sync::{
@@ -65,6 +66,11 @@ use std::{
 
 /// The parent-death signal where the spec does not set one.
 const DEATH_SIGNAL: Option<i32> = Some(libc::SIGKILL);
+
+/// The variable in which a job finds its slot.
+fn slot_variable(slot: Option<u32>) -> Option<(&'static str, OsString)> {
+    slot.map(|slot| (SLOT_VARIABLE, slot.to_string().into()))
+}
 
 /// Starts one more thread that serves the queue.
 pub(crate) fn thread(spawner: &Arc<Spawner>, number: u64) -> io::Result<JoinHandle<()>> {
@@ -339,8 +345,7 @@ impl Spawner {
         if let Some(place) = self.sockets.place() {
             self.guard.set_directory(place.path());
         }
-        variables.push(token.variable());
-        variables.extend(slot.map(|slot| (SLOT_VARIABLE, slot.to_string().into())));
+        variables.extend([token.variable()].into_iter().chain(slot_variable(slot)));
         if let Some(address) = address.filter(|_| spec.plan.has_control_argument()) {
             variables.push((KEY_VARIABLE, address.key.clone().into()));
         }

@@ -95,7 +95,7 @@ impl Supervision {
             }
             // The pending start is the requested restart.
             (WorkerPhase::Spawning | WorkerPhase::Blocked | WorkerPhase::Queued, Action::Restart) => {
-                record.desired = DesiredState::Run
+                record.desired = DesiredState::Run;
             }
             (WorkerPhase::Spawning, Action::Stop | Action::StopWithin(_)) => {
                 if cx.spawner.starts().cancel(worker) {

@@ -73,9 +73,8 @@ impl JobOutcome {
 impl fmt::Display for JobOutcome {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Succeeded(exit) => write!(formatter, "{exit}"),
             Self::Failed { exit, next: AfterExit::GaveUp(why) } => write!(formatter, "{exit}; gave up: {why}"),
-            Self::Failed { exit, .. } => write!(formatter, "{exit}"),
+            Self::Succeeded(exit) | Self::Failed { exit, .. } => write!(formatter, "{exit}"),
             Self::SpawnFailed { error, .. } => write!(formatter, "{error}"),
             Self::DependencyFailed { on } => write!(formatter, "not started, since job {on} has not succeeded"),
             Self::NotStarted { next: AfterExit::GaveUp(why) } => write!(formatter, "not started: {why}"),
