@@ -21,7 +21,7 @@ mod tap; // the Test Anything Protocol
 mod output; // what tests have written; writes to stderr
 mod program; // test programs and their tests
 mod list; // asks programs for their tests
-mod cargo; // builds test programs
+mod cargo_build; // builds test programs
 mod verdict; // how a test ended
 mod runner; // runs the tests
 mod counts; // how many ended in which way
@@ -29,11 +29,11 @@ mod status_line; // a line about a test
 mod report; // progress and summary
 mod junit; // results as XML
 
-use cargo::BuildError;
+use cargo_build::BuildError;
 use counts::Counts;
 use crossbeam_channel::Receiver;
 use options::{HELP, Options, Request, USAGE};
-use pipewright::{Supervisor, pool::Jobs};
+use pipewright::{SignalGuard, Supervisor, pool::Jobs};
 use program::{ProgramKind, TestProgram};
 use report::Report;
 use runner::Runner;
@@ -114,12 +114,16 @@ fn run(options: &Options) -> Result<(), Failure> {
     let interrupts = interrupts().map_err(Failure::Setup)?;
     let supervisor = Supervisor::new().map_err(Failure::Setup)?;
     let signals = supervisor.handle_signals().map_err(Failure::Setup)?;
-    let result = run_under(&supervisor, &interrupts, options);
+    let result = run_under((&supervisor, &signals), &interrupts, options);
     // What an interrupted build or list says about its end is no error.
     signals.received().map_or(result, |signal| Err(Failure::Interrupted(signal)))
 }
 
-fn run_under(supervisor: &Supervisor, interrupts: &Receiver<i32>, options: &Options) -> Result<(), Failure> {
+fn run_under(
+    (supervisor, signals): (&Supervisor, &SignalGuard),
+    interrupts: &Receiver<i32>,
+    options: &Options,
+) -> Result<(), Failure> {
     let programs = programs(supervisor, options)?;
     let jobs = Jobs::new(supervisor, options.run.at_a_time);
     let all = list::tests(supervisor, &jobs, &programs).map_err(Failure::List)?;
@@ -133,7 +137,7 @@ fn run_under(supervisor: &Supervisor, interrupts: &Receiver<i32>, options: &Opti
     let skipped = total - tests.len();
     let mut report = Report::new(tests.len(), skipped, options.run.retries, &options.output);
     report.begin(programs.len());
-    let runner = Runner::new((supervisor, &jobs), (&options.run, &options.output), &mut report);
+    let runner = Runner::new((supervisor, &jobs, signals), (&options.run, &options.output), &mut report);
     let results = runner.run(tests, interrupts);
     let counts = Counts::of(&results);
     report.end(&results, &counts);
@@ -154,7 +158,7 @@ fn outcome(counts: &Counts, passes_without_tests: bool) -> Result<(), Failure> {
 
 fn programs(supervisor: &Supervisor, options: &Options) -> Result<Vec<Arc<TestProgram>>, Failure> {
     let mut programs = if options.uses_cargo() {
-        cargo::build(supervisor, &options.cargo_arguments).map_err(Failure::Build)?
+        cargo_build::build(supervisor, &options.cargo_arguments).map_err(Failure::Build)?
     } else {
         let libtest = options.programs.iter().map(|path| TestProgram::named(path, ProgramKind::Libtest));
         let tap = options.tap_programs.iter().map(|path| TestProgram::named(path, ProgramKind::Tap));

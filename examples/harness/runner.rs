@@ -10,7 +10,7 @@ use crate::{
 };
 use crossbeam_channel::{Receiver, never};
 use pipewright::{
-    Event, EventKind, Exit, StopPolicy, StopStep, Supervisor, WorkerId,
+    Event, EventKind, Exit, ExitCause, SignalGuard, StopPolicy, StopStep, Supervisor, WorkerId,
     events::OutputStream::Stdout,
     pool::{JobError, JobSpec, Jobs},
 };
@@ -54,6 +54,7 @@ struct Running {
 pub(crate) struct Runner<'a> {
     supervisor: &'a Supervisor,
     jobs: &'a Jobs,
+    signals: &'a SignalGuard,
     options: &'a RunOptions,
     output_options: &'a OutputOptions,
     report: &'a mut Report,
@@ -72,13 +73,14 @@ pub(crate) struct Runner<'a> {
 
 impl<'a> Runner<'a> {
     pub(crate) fn new(
-        (supervisor, jobs): (&'a Supervisor, &'a Jobs),
+        (supervisor, jobs, signals): (&'a Supervisor, &'a Jobs, &'a SignalGuard),
         (options, output_options): (&'a RunOptions, &'a OutputOptions),
         report: &'a mut Report,
     ) -> Self {
         Self {
             supervisor,
             jobs,
+            signals,
             options,
             output_options,
             report,
@@ -110,7 +112,10 @@ impl<'a> Runner<'a> {
                 },
                 recv(interrupts) -> signal => match signal {
                     // The supervisor handles the signal, too: it stops the tests and starts no more.
-                    Ok(signal) => self.cancel(Cancellation::Signal(signal)),
+                    Ok(signal) => {
+                        self.handle_pending();
+                        self.cancel(Cancellation::Signal(signal));
+                    }
                     Err(_) => interrupts = never(),
                 },
                 recv(timer) -> _ => self.handle_timers(),
@@ -159,6 +164,13 @@ impl<'a> Runner<'a> {
         }
     }
 
+    /// Handles what happened before a signal, so that the number of running tests is right.
+    fn handle_pending(&mut self) {
+        while let Ok(event) = self.supervisor.events().try_recv() {
+            self.handle(event);
+        }
+    }
+
     fn handle(&mut self, event: Event) {
         match event.kind {
             EventKind::Started { .. } => {
@@ -182,6 +194,10 @@ impl<'a> Runner<'a> {
                 }
             }
             EventKind::Exited { exit, .. } => {
+                // The end of the first test may be known before the signal's own thread has sent it.
+                if let (ExitCause::SupervisorEnd, Some(signal)) = (exit.cause, self.signals.received()) {
+                    self.cancel(Cancellation::Signal(signal));
+                }
                 if let Some(running) = self.running.remove(&event.worker) {
                     self.exited(running, exit);
                 }

@@ -14,14 +14,15 @@ use std::{
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 /// Where `.ci/run` installs programs that are no packages of the system.
-const DIRECTORIES: [&str; 2] = ["target/foreign/node_modules/.bin", "target/foreign/python/bin"];
+const DIRECTORIES: [&str; 3] =
+    ["target/foreign/node_modules/.bin", "target/foreign/python/bin", "target/foreign/schemas"];
 
 /// The steps of `StdioProtocol::mcp` and `new`, with more time: the machine may be loaded.
 fn end_of_input() -> StopPolicy {
     StopPolicy::kill().step([StopStep::CloseStdin], DEADLINE)
 }
 
-/// Returns the path of a program. Without it the test is skipped, and fails in continuous integration.
+/// Returns the path of a program, or of another file. Without it the test is skipped, and fails in continuous integration.
 #[track_caller]
 #[expect(clippy::print_stderr, reason = "skipped tests must be visible")]
 pub(crate) fn program(name: &str) -> Option<PathBuf> {

@@ -73,8 +73,6 @@ fn exit_codes_are_those_of_nextest() {
     check(&["--retris", "3"], 96, "error: unknown option --retris\nusage: harness ");
     check(&["no-such-program"], 104, "No such file or directory");
     check(&["--junit", "/proc/x/y", good], 110, "error: failed to write /proc/x/y: ");
-    // No Cargo.toml there.
-    check(&["--", "--lib"], 101, "could not find `Cargo.toml`");
     for (text, expected) in [
         ("echo hello", "not `NAME: test`:\nhello"),
         ("echo 'unknown option' >&2; exit 2", "exit code 2\nunknown option"),

@@ -1,7 +1,6 @@
 //! How tests end: passed, failed, killed, timed out, retried; TAP.
 
 use super::{harness, program, run, script};
-use std::fs;
 
 #[test]
 fn each_ending_is_reported() {
@@ -127,26 +126,4 @@ fn tap_program_is_one_test() {
     assert!(run.line("short.t").ends_with("short.t: planned 2 points, ran 1; exit code 3"), "{}", run.stderr);
     assert!(run.line("SKIP [").ends_with("skipped.t: no network"), "{}", run.stderr);
     assert!(run.line("mixed.t").ends_with("mixed.t: 1 points"), "standard error is not TAP: {}", run.stderr);
-}
-
-#[test]
-fn junit_has_every_test() {
-    let directory = tempfile::tempdir().unwrap();
-    let tests = [
-        ("passes", ""),
-        ("fails", "echo 'a <b> \\0001 & c'; exit 3"),
-        ("flaky", "[ -e once ] || { touch once; exit 1; }"),
-    ];
-    let program = program(directory.path(), "tests", &tests);
-    let file = directory.path().join("reports/junit.xml");
-    let run = run(&harness().args(["--no-fail-fast", "--retries", "1", "--junit"]).arg(&file).arg(&program));
-    assert_eq!(run.code, Some(100), "{}", run.stderr);
-    let report = quick_junit::Report::deserialize_from_str(&fs::read_to_string(&file).unwrap()).unwrap();
-    let [suite] = &*report.test_suites else { panic!("{report:?}") };
-    assert_eq!((suite.tests, suite.failures, suite.errors, suite.skipped), (3, 1, 0, 0), "{suite:?}");
-    let case = |name: &str| suite.test_cases.iter().find(|case| case.name.as_str() == name).unwrap();
-    assert!(case("fails").system_out.as_ref().unwrap().as_str().contains("a <b> "), "{suite:?}");
-    let text = fs::read_to_string(&file).unwrap();
-    assert!(text.contains("<failure message=\"exit code 3\" type=\"test failure\"/>"), "{text}");
-    assert!(text.contains("<rerunFailure ") && text.contains("<flakyFailure "), "{text}");
 }

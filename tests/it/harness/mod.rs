@@ -3,9 +3,11 @@
 use crate::support::{DEADLINE, example};
 use pipewright::{OutputMode, Process, WorkerSpec};
 use std::{
+    env,
     fs::{self, Permissions},
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 // Cargo runs no unit tests of an example that is also built as a program, so its pure parts are tested here.
@@ -25,20 +27,34 @@ mod program;
 #[path = "../../../examples/harness/list.rs"]
 #[expect(dead_code, reason = "the rest is tested through the program")]
 mod list;
-#[path = "../../../examples/harness/cargo.rs"]
+#[path = "../../../examples/harness/cargo_build.rs"]
 #[expect(dead_code, reason = "the rest is tested through the program")]
-mod cargo;
+mod cargo_build;
 
+mod agreement; // with cargo test
 mod command_line; // selection, exit codes
 mod endings; // how tests end
 mod interrupts; // Ctrl-C
+mod junit; // results as XML
 mod leaks; // what tests leave behind
 mod packages; // tests that cargo builds
 
+const BUILD_TIMEOUT: Duration = Duration::from_secs(300);
+
 fn harness() -> WorkerSpec {
-    let spec = WorkerSpec::new(example("harness")).stdout(OutputMode::Bytes).stderr(OutputMode::Bytes);
-    // The library's own variables would be those of the outer test.
-    spec.env_remove("NO_COLOR")
+    of_no_package(WorkerSpec::new(example("harness")).stdout(OutputMode::Bytes).stderr(OutputMode::Bytes))
+}
+
+/// `None` if the test program runs without cargo.
+fn cargo() -> Option<WorkerSpec> {
+    Some(of_no_package(WorkerSpec::new(env::var_os("CARGO")?)))
+}
+
+/// Without the variables of the package that this test belongs to, as in a shell.
+fn of_no_package(spec: WorkerSpec) -> WorkerSpec {
+    let own = |name: &str| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_") || name == "OUT_DIR";
+    let names = env::vars_os().map(|(name, _)| name).filter(|name| name.to_str().is_some_and(own));
+    names.fold(spec, WorkerSpec::env_remove).env_remove("CARGO")
 }
 
 struct Run {

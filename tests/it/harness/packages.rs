@@ -1,15 +1,12 @@
 //! Tests that cargo builds.
 
-use super::{harness, run};
-use pipewright::{OutputMode, WorkerSpec};
+use super::{BUILD_TIMEOUT, cargo, harness, run};
+use pipewright::OutputMode;
 use std::{
     collections::{BTreeMap, BTreeSet},
-    env, fs,
+    fs,
     path::Path,
-    time::Duration,
 };
-
-const BUILD_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// A package with a library, a binary, a test and a build script. Its tests write their environment and working directory to a file.
 fn write_package(directory: &Path) {
@@ -61,24 +58,18 @@ fn unique_paths((name, value): (String, String)) -> (String, String) {
 
 #[test]
 fn environment_is_that_of_cargo_test() {
+    let Some(cargo) = cargo() else { return };
     let directory = tempfile::tempdir().unwrap();
     let package = directory.path().join("package");
     write_package(&package);
     let manifest = package.join("Cargo.toml");
-    let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let clean = |spec: WorkerSpec| {
-        // Variables of the package that this test belongs to.
-        let own = env::vars_os().map(|(name, _)| name);
-        let own = own.filter(|name| name.to_str().is_some_and(|name| name.starts_with("CARGO") || name == "OUT_DIR"));
-        own.fold(spec, WorkerSpec::env_remove).env("CARGO_HOME", cargo_home()).env("CARGO_NET_OFFLINE", "true")
-    };
-    let under_cargo = WorkerSpec::new(cargo).args(["test", "--quiet", "--tests", "--manifest-path"]).arg(&manifest);
+    let under_cargo = cargo.args(["test", "--quiet", "--tests", "--manifest-path"]).arg(&manifest);
     let under_cargo = under_cargo.env("DUMP", directory.path().join("cargo"));
-    let spec = clean(under_cargo).stdout(OutputMode::Bytes).stderr(OutputMode::Bytes);
+    let spec = under_cargo.stdout(OutputMode::Bytes).stderr(OutputMode::Bytes);
     let output = spec.spawn_unsupervised().unwrap().wait_with_output(BUILD_TIMEOUT).unwrap();
     assert!(output.exit.success(), "{output:?}");
     let spec = harness().arg("--manifest-path").arg(&manifest).args(["--", "--tests"]);
-    let run = run(&clean(spec.env("DUMP", directory.path().join("harness"))));
+    let run = run(&spec.env("DUMP", directory.path().join("harness")));
     assert_eq!(run.code, Some(0), "{}", run.stderr);
     for test in ["sample dumps", "sample::it dumps"] {
         assert!(run.line(test).contains("PASS ["), "{}", run.stderr);
@@ -97,12 +88,11 @@ fn environment_is_that_of_cargo_test() {
     }
 }
 
-fn cargo_home() -> std::path::PathBuf {
-    env::var_os("CARGO_HOME").map_or_else(|| Path::new(&env::var_os("HOME").unwrap()).join(".cargo"), Into::into)
-}
-
 #[test]
 fn build_failure_is_101() {
+    if cargo().is_none() {
+        return;
+    }
     let directory = tempfile::tempdir().unwrap();
     write_package(directory.path());
     fs::write(directory.path().join("src/lib.rs"), "fn broken( {").unwrap();
@@ -110,4 +100,8 @@ fn build_failure_is_101() {
     assert_eq!(run.code, Some(101), "{}", run.stderr);
     assert!(run.stderr.contains("error: this file contains an unclosed delimiter"), "cargo's reason: {}", run.stderr);
     assert!(run.stderr.ends_with("error: cargo test --no-run failed: exit code 101\n"), "{}", run.stderr);
+    let empty = tempfile::tempdir().unwrap();
+    let without = super::run(&harness().args(["--", "--lib"]).current_dir(empty.path()));
+    assert_eq!(without.code, Some(101), "{}", without.stderr);
+    assert!(without.stderr.contains("could not find `Cargo.toml`"), "{}", without.stderr);
 }
