@@ -7,49 +7,37 @@ using System.Text.Json;
 
 static class Worker
 {
-    static string Failure(int code, string text)
-    {
-        return $"\"error\":{{\"code\":{code},\"message\":{JsonSerializer.Serialize(text)}}}";
-    }
+    static object Success(JsonElement id, object result) => new { jsonrpc = "2.0", id, result };
+    static object Failure(JsonElement id, int code, string message) => new { jsonrpc = "2.0", id, error = new { code, message } };
 
-    static string Answer(string method, JsonElement parameters)
+    static object Answer(JsonElement id, string method, JsonElement parameters)
     {
         try
         {
-            switch (method)
-            {
-                case "ping": return "\"result\":null";
-                case "add": return $"\"result\":{JsonSerializer.Serialize(parameters.EnumerateArray().Sum(number => number.GetDecimal()))}";
-                default: return Failure(-32601, "method not found");
-            }
+            if (method == "ping") return Success(id, null);
+            if (method == "add") return Success(id, parameters.EnumerateArray().Sum(number => number.GetDecimal()));
+            return Failure(id, -32601, "method not found");
         }
-        catch (InvalidOperationException error) { return Failure(-32602, error.Message); }
+        catch (InvalidOperationException error) { return Failure(id, -32602, error.Message); }
     }
 
-    static int Main()
+    static void Main()
     {
         var address = Environment.GetEnvironmentVariable("PIPEWRIGHT_CONTROL");
-        var at = address.LastIndexOf('?');
+        var (path, key) = (address.Remove(address.LastIndexOf('?')), address.Substring(address.LastIndexOf('?') + 1));
         var control = new Socket(AddressFamily.Unix, SocketType.Stream, ProtocolType.Unspecified);
-        control.Connect(new UnixDomainSocketEndPoint(address.Substring(0, at)));
-        var stream = new NetworkStream(control);
-        var (lines, output) = (new StreamReader(stream), new StreamWriter(stream) { AutoFlush = true });
-        Action<string> say = members => output.Write("{\"jsonrpc\":\"2.0\"," + members + "}\n");
-        say($"\"id\":0,\"method\":\"hello\",\"params\":{{\"key\":\"{address.Substring(at + 1)}\",\"version\":1}}");
-        for (string line; (line = lines.ReadLine()) != null;)                    // ends with the parent
+        control.Connect(new UnixDomainSocketEndPoint(path));
+        var (lines, output) = (new StreamReader(new NetworkStream(control)), new StreamWriter(new NetworkStream(control)));
+        Action<object> say = message => { output.Write(JsonSerializer.Serialize(message) + "\n"); output.Flush(); };
+        say(new { jsonrpc = "2.0", id = 0, method = "hello", @params = new { key, version = 1 } });
+        while (lines.ReadLine() is string line)                                                  // ends with the parent
         {
             var message = JsonDocument.Parse(line).RootElement;
-            if (message.TryGetProperty("error", out var error))                  // the hello is refused
-            {
-                Console.Error.WriteLine(error.GetProperty("message").GetString());
-                return 1;
-            }
-            if (!message.TryGetProperty("method", out var method)) continue;     // the answer to the hello
-            if (method.GetString() == "shutdown") return 0;                      // the parent requests a stop
-            if (!message.TryGetProperty("id", out var id)) continue;             // a notification
+            if (message.TryGetProperty("error", out var error)) throw new Exception($"{error}"); // the hello is refused
+            if (!message.TryGetProperty("method", out var method)) continue;                     // its answer
+            if (method.GetString() == "shutdown") return;                                        // the parent requests a stop
             message.TryGetProperty("params", out var parameters);
-            say($"\"id\":{id.GetRawText()},{Answer(method.GetString(), parameters)}");
+            if (message.TryGetProperty("id", out var id)) say(Answer(id, method.GetString(), parameters));
         }
-        return 0;
     }
 }

@@ -2,7 +2,6 @@
 package main
 
 import (
-	"bufio"
 	"encoding/json"
 	"log"
 	"net"
@@ -10,68 +9,54 @@ import (
 	"strings"
 )
 
-type failure struct {
-	Code    int    `json:"code"`
-	Message string `json:"message"`
-}
+type object map[string]any
 
-type message struct {
-	Version string          `json:"jsonrpc"`
-	ID      json.RawMessage `json:"id,omitempty"`
-	Method  string          `json:"method,omitempty"`
-	Params  json.RawMessage `json:"params,omitempty"`
-	Result  json.RawMessage `json:"result,omitempty"`
-	Error   *failure        `json:"error,omitempty"`
-}
-
-func call(method string, params json.RawMessage) (json.RawMessage, *failure) {
+func answer(method string, params json.RawMessage) (string, any) {
 	switch method {
 	case "ping":
-		return json.RawMessage("null"), nil
+		return "result", nil
 	case "add":
 		var numbers []float64
 		if err := json.Unmarshal(params, &numbers); err != nil {
-			return nil, &failure{-32602, err.Error()}
+			return "error", object{"code": -32602, "message": err.Error()}
 		}
 		sum := 0.0
 		for _, number := range numbers {
 			sum += number
 		}
-		result, _ := json.Marshal(sum)
-		return result, nil
+		return "result", sum
 	}
-	return nil, &failure{-32601, "method not found"}
+	return "error", object{"code": -32601, "message": "method not found"}
 }
 
 func main() {
-	path, key := os.Getenv("PIPEWRIGHT_CONTROL"), ""
-	if at := strings.LastIndex(path, "?"); at >= 0 {
-		path, key = path[:at], path[at+1:]
+	address := os.Getenv("PIPEWRIGHT_CONTROL")
+	at := strings.LastIndex(address, "?")
+	if at < 0 {
+		log.Fatal("PIPEWRIGHT_CONTROL is not set")
 	}
-	control, err := net.Dial("unix", path)
+	control, err := net.Dial("unix", address[:at])
 	if err != nil {
 		log.Fatal(err)
 	}
-	lines, out := bufio.NewReader(control), json.NewEncoder(control) // not bufio.Scanner, whose lines have a limit
-	params, _ := json.Marshal(map[string]any{"key": key, "version": 1})
-	out.Encode(message{Version: "2.0", ID: json.RawMessage("0"), Method: "hello", Params: params})
+	in, out := json.NewDecoder(control), json.NewEncoder(control)
+	out.Encode(object{"jsonrpc": "2.0", "id": 0, "method": "hello", "params": object{"key": address[at+1:], "version": 1}})
 	for {
-		line, err := lines.ReadBytes('\n')
-		if err != nil { // ends with the parent
-			return
+		var message struct {
+			ID, Params, Error json.RawMessage
+			Method            string
 		}
-		var received message
-		if err := json.Unmarshal(line, &received); err != nil {
-			log.Fatal(err)
+		if in.Decode(&message) != nil { // ends with the parent
+			return
 		}
 		switch {
-		case received.Error != nil: // the hello is refused
-			log.Fatal(received.Error.Message)
-		case received.Method == "shutdown": // the parent requests a stop
+		case message.Error != nil: // the hello is refused
+			log.Fatal(string(message.Error))
+		case message.Method == "shutdown": // the parent requests a stop
 			return
-		case received.Method != "" && received.ID != nil: // not a notification
-			result, failed := call(received.Method, received.Params)
-			out.Encode(message{Version: "2.0", ID: received.ID, Result: result, Error: failed})
+		case message.Method != "" && message.ID != nil: // not a notification
+			member, value := answer(message.Method, message.Params)
+			out.Encode(object{"jsonrpc": "2.0", "id": message.ID, member: value})
 		}
 	}
 }
