@@ -1,7 +1,10 @@
 //! A worker of a pool.
 
 use crate::{Options, Outcome, kernel};
-use pipewright::{RpcError, pool};
+use pipewright::{
+    RpcError, Supervisor,
+    pool::{self, Functions, Pool},
+};
 use serde_json::{Value, json};
 use std::time::Duration;
 
@@ -47,5 +50,34 @@ pub(crate) fn worker(options: &Options) -> Outcome {
             other => Err(RpcError::method_not_found(other)),
         }
     })?;
+    Ok(())
+}
+
+fn cube(n: u64) -> Result<(u64, u32), RpcError> {
+    Ok((n.pow(3), std::process::id()))
+}
+
+fn never_added(n: u64) -> Result<u64, RpcError> {
+    Ok(n)
+}
+
+/// Called first in `main`.
+pub(crate) fn init() {
+    let twice = |n: u64| -> Result<u64, RpcError> { Ok(n) };
+    pool::init(Functions::new().add(cube).add(twice).add(twice));
+}
+
+/// A program whose pool runs its own functions.
+pub(crate) fn host() -> Outcome {
+    let supervisor = Supervisor::new()?;
+    let pool = Pool::of_function(&supervisor, cube)?.workers(2).build()?;
+    let mut sum = 0;
+    for result in pool.map(1..=100) {
+        let (cube, pid) = result?;
+        assert_ne!(pid, std::process::id(), "in another process");
+        sum += cube;
+    }
+    println!("{sum}");
+    println!("{}", Pool::of_function(&supervisor, never_added).unwrap_err());
     Ok(())
 }

@@ -17,17 +17,24 @@
 //! ```
 
 pub(crate) mod budget;
+pub(crate) mod function;
 pub(crate) mod jobs;
 pub(crate) mod serve;
 pub(crate) mod workers;
 
+pub use crate::policy::dispatch::{
+    limit::TimeLimit,
+    settings::{Halt, PoolSize},
+};
 pub use crate::supervisor::worker::job::{JobOutcome, OnFailure};
 pub use budget::Budget;
+pub use function::{FunctionError, Functions, init};
 pub use jobs::{Jobs, error::JobError, job::Job, spec::JobSpec};
 pub use serve::{CurrentTask, worker, worker_with};
 pub use workers::{
     builder::PoolBuilder,
     error::{StartFailure, SubmitError, TaskError, TaskErrorKind},
+    event::PoolEvent,
     map::{Map, MapUnordered},
     pool::{Pool, PoolReport, PoolStatus},
     task::{FinishedTask, Task},

@@ -214,7 +214,6 @@ impl Dispatch {
     }
 
     /// Replaces a worker when its tasks are done.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for limits of memory"))]
     pub(crate) fn recycle(&mut self, member: MemberId, now: Instant) {
         self.drain(member);
         self.fill(now);
@@ -336,7 +335,7 @@ impl Dispatch {
             member.is_isolated = is_isolated;
         });
         let median = self.median.get();
-        let due = |limit: super::limit::Limit| now.checked_add(limit.check_after(median, Default::default())?);
+        let due = |limit: TimeLimit| now.checked_add(limit.check_after(median, Default::default())?);
         let (deadline, slow) = (due(terms.timeout), due(terms.slow));
         self.set_call_timers(call, deadline, slow);
         self.calls.insert(call, Call { task: Some(rank.task), member, since: now, deadline, slow });
@@ -427,7 +426,7 @@ impl Dispatch {
         let Some(task) = task else { return self.kill(member) };
         let Some(limit) = self.tasks.get(&task).map(|task| task.terms.timeout) else { return };
         match limit.now(median) {
-            Some(limit) if limit <= ran => self.end(task, Ending::TimedOut(TimeLimit { limit }), now),
+            Some(limit) if limit <= ran => self.end(task, Ending::TimedOut(limit), now),
             _ => {
                 let due = limit.check_after(median, ran).and_then(|after| call.since.checked_add(after));
                 call.deadline = due;

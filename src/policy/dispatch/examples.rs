@@ -3,8 +3,8 @@
 use super::{
     dispatcher::{Dispatch, DispatchState},
     ids::{CallNumber, MemberId, TaskNumber},
-    limit::{Limit, TimeLimit},
-    settings::{DispatchSettings, HaltPolicy},
+    limit::TimeLimit,
+    settings::{DispatchSettings, Halt},
     task::{DispatchOutput, Ending, TaskTerms},
 };
 use crate::deadline::start;
@@ -91,7 +91,7 @@ fn task_that_kills_its_workers_runs_alone_and_is_poison() {
 fn timeout_cancels_the_call_and_then_kills_its_worker() {
     let grace = ms(200);
     let (mut dispatch, now) = pool(DispatchSettings { cancel_grace: grace, ..settings(1, 2) });
-    let terms = TaskTerms { timeout: Limit::Time(ms(50)), slow: Limit::Time(ms(30)), ..TaskTerms::default() };
+    let terms = TaskTerms { timeout: TimeLimit::After(ms(50)), slow: TimeLimit::After(ms(30)), ..TaskTerms::default() };
     submit(&mut dispatch, terms, now);
     submit(&mut dispatch, TaskTerms { retries: 1, ..TaskTerms::default() }, now);
     assert_eq!(dispatch.take_outputs(), [send(1, 1, 1), send(2, 2, 1)]);
@@ -100,7 +100,7 @@ fn timeout_cancels_the_call_and_then_kills_its_worker() {
     assert_eq!(dispatch.take_outputs(), [Slow { task: TaskNumber(1), after: ms(30) }]);
     dispatch.run_timers(now + ms(50));
     let cancel = Cancel { call: CallNumber(1), member: MemberId(1) };
-    let timed_out = Ending::TimedOut(TimeLimit { limit: ms(50) });
+    let timed_out = Ending::TimedOut(ms(50));
     assert_eq!(dispatch.take_outputs(), [cancel, end(1, 1, timed_out)]);
     dispatch.run_timers(now + ms(50) + grace);
     assert_eq!(dispatch.take_outputs(), [Kill(MemberId(1)), Start(MemberId(2))], "and replaced at once");
@@ -231,7 +231,7 @@ fn tasks_with_a_key_stay_with_their_worker() {
 #[test]
 fn halt_policy_ends_what_waits_and_perhaps_what_runs() {
     for is_immediate in [false, true] {
-        let halt = Some(HaltPolicy { failures: 2, is_immediate });
+        let halt = Some(Halt { failures: 2, is_immediate });
         let (mut dispatch, now) = pool(DispatchSettings { halt, ..settings(3, 1) });
         for _ in 0..4 {
             submit(&mut dispatch, TaskTerms::default(), now);

@@ -1,44 +1,43 @@
 //! Time limits of tasks.
 
-use std::{fmt, time::Duration};
+use std::time::Duration;
 
 /// How many durations are kept for the median.
 const SAMPLES: usize = 101;
 /// How many are needed.
 const SAMPLES_MIN: usize = 5;
 
-/// A limit for the running time of a task, of a [`Pool`](crate::pool::Pool): fixed, or relative to the tasks before it.
+/// A limit for the running time of tasks: of their [timeout](crate::pool::PoolBuilder::timeout), or of being
+/// [slow](crate::pool::PoolBuilder::slow_after). A `Duration` converts into a fixed one.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub(crate) enum Limit {
+#[non_exhaustive]
+pub enum TimeLimit {
+    /// No limit.
     #[default]
     Never,
-    Time(Duration),
-    /// A multiple of the median, and at least `min`. Without a median there is no limit.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for limits relative to other tasks"))]
+    /// So long.
+    After(Duration),
+    /// So many times the median of the last 101 tasks of the pool that were answered. No limit applies before five tasks were.
     Median {
+        /// The factor.
         factor: f64,
+        /// The shortest limit.
         min: Duration,
     },
 }
 
-/// A limit that was exceeded.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct TimeLimit {
-    pub(crate) limit: Duration,
-}
-
-impl fmt::Display for TimeLimit {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "{:?}", self.limit)
+impl From<Duration> for TimeLimit {
+    fn from(time: Duration) -> Self {
+        Self::After(time)
     }
 }
 
-impl Limit {
+impl TimeLimit {
     /// The limit now; `None` if there is none.
     pub(crate) fn now(self, median: Option<Duration>) -> Option<Duration> {
         match self {
             Self::Never => None,
-            Self::Time(time) => Some(time),
+            Self::After(time) => Some(time),
             Self::Median { factor, min } => {
                 let seconds = median?.as_secs_f64() * factor;
                 Some(Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX).max(min))
@@ -53,7 +52,7 @@ impl Limit {
             (_, Some(limit)) => Some(limit),
             // The median is not known yet.
             (Self::Median { min, .. }, None) => Some(ran.saturating_add(min.max(Duration::from_millis(100)))),
-            (Self::Time(time), None) => Some(time),
+            (Self::After(time), None) => Some(time),
         }
     }
 }
@@ -94,7 +93,7 @@ mod tests {
     fn median_follows_the_last_durations() {
         let mut median = RunningMedian::default();
         let seconds = Duration::from_secs;
-        let limit = Limit::Median { factor: 3.0, min: seconds(2) };
+        let limit = TimeLimit::Median { factor: 3.0, min: seconds(2) };
         for n in [9, 1, 2, 8] {
             median.add(seconds(n));
             assert_eq!((median.get(), limit.now(median.get())), (None, None));
@@ -106,7 +105,7 @@ mod tests {
             median.add(Duration::from_millis(1));
         }
         assert_eq!(limit.check_after(median.get(), seconds(1)), Some(seconds(2)), "the minimum");
-        assert_eq!(Limit::Never.check_after(median.get(), seconds(1)), None);
-        assert_eq!(Limit::Time(seconds(5)).check_after(None, seconds(1)), Some(seconds(5)));
+        assert_eq!(TimeLimit::Never.check_after(median.get(), seconds(1)), None);
+        assert_eq!(TimeLimit::After(seconds(5)).check_after(None, seconds(1)), Some(seconds(5)));
     }
 }

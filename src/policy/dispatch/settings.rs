@@ -1,7 +1,7 @@
 //! The settings of a pool.
 
 use crate::policy::restart::Backoff;
-use std::time::Duration;
+use std::{ops::RangeInclusive, time::Duration};
 
 #[derive(Debug, Clone)]
 pub(crate) struct DispatchSettings {
@@ -23,16 +23,46 @@ pub(crate) struct DispatchSettings {
     pub(crate) start_failures_max: u32,
     /// The delays between them.
     pub(crate) backoff: Backoff,
-    pub(crate) halt: Option<HaltPolicy>,
+    pub(crate) halt: Option<Halt>,
 }
 
-/// When a pool gives up its tasks.
+/// When a pool gives up its tasks: after so many that have [failed](crate::pool::TaskError), for whatever reason but cancellation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct HaltPolicy {
-    /// After how many failures, at least 1.
+pub struct Halt {
     pub(crate) failures: u64,
     /// Also tasks that run are ended.
     pub(crate) is_immediate: bool,
+}
+
+impl Halt {
+    /// After `failures` failures no other task is sent. Those that workers have are finished.
+    pub const fn soon(failures: u64) -> Self {
+        Self { failures, is_immediate: false }
+    }
+
+    /// After `failures` failures all tasks are ended.
+    pub const fn now(failures: u64) -> Self {
+        Self { failures, is_immediate: true }
+    }
+}
+
+/// The number of workers of a pool: fixed (`8`), or a range (`1..=8`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PoolSize {
+    pub(crate) min: usize,
+    pub(crate) max: usize,
+}
+
+impl From<usize> for PoolSize {
+    fn from(workers: usize) -> Self {
+        Self { min: workers, max: workers }
+    }
+}
+
+impl From<RangeInclusive<usize>> for PoolSize {
+    fn from(workers: RangeInclusive<usize>) -> Self {
+        Self { min: *workers.start(), max: *workers.end() }
+    }
 }
 
 impl Default for DispatchSettings {

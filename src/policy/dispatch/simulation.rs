@@ -3,8 +3,8 @@
 use super::{
     dispatcher::{Dispatch, DispatchState},
     ids::{CallNumber, MemberId, TaskNumber},
-    limit::Limit,
-    settings::{DispatchSettings, HaltPolicy},
+    limit::TimeLimit,
+    settings::{DispatchSettings, Halt},
     task::{DispatchOutput, Ending, TaskTerms},
 };
 use crate::deadline::start;
@@ -53,7 +53,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 
 fn settings() -> impl Strategy<Value = DispatchSettings> {
     let halt = prop::option::weighted(0.2, (1..5_u64, any::<bool>()))
-        .prop_map(|halt| halt.map(|(failures, is_immediate)| HaltPolicy { failures, is_immediate }));
+        .prop_map(|halt| halt.map(|(failures, is_immediate)| Halt { failures, is_immediate }));
     let limits = (prop::option::of(1..5_u64), prop::option::of(1..3000_u64));
     (0..3_usize, 1..4_usize, 1..4_usize, limits, halt).prop_map(|(min, max, in_flight, (tasks_max, age), halt)| {
         DispatchSettings {
@@ -203,7 +203,7 @@ impl World {
     fn step(&mut self, step: Step) {
         match step {
             Step::Submit { priority, retries, key, timeout, is_poison } => {
-                let timeout = timeout.map_or(Limit::Never, |ms| Limit::Time(Duration::from_millis(ms)));
+                let timeout = timeout.map_or(TimeLimit::Never, |ms| TimeLimit::After(Duration::from_millis(ms)));
                 let terms = TaskTerms { priority, retries, key, timeout, slow: timeout };
                 let before = self.dispatch.state();
                 match self.dispatch.submit(terms, self.now) {

@@ -2,7 +2,7 @@
 
 use super::{
     ids::{CallNumber, MemberId, TaskNumber},
-    limit::{Limit, TimeLimit},
+    limit::TimeLimit,
 };
 use std::{cmp::Reverse, time::Duration};
 
@@ -16,9 +16,9 @@ pub(crate) struct TaskTerms {
     /// Tasks with the same key go to the same worker while the set of workers does not change.
     pub(crate) key: Option<u64>,
     /// The time that it may run.
-    pub(crate) timeout: Limit,
+    pub(crate) timeout: TimeLimit,
     /// The time after which it counts as slow.
-    pub(crate) slow: Limit,
+    pub(crate) slow: TimeLimit,
 }
 
 /// A task that has not ended.
@@ -83,7 +83,7 @@ pub(crate) enum Ending {
     /// Its workers have died, the last one while nothing else ran in it.
     Poison,
     /// It ran longer than its timeout.
-    TimedOut(TimeLimit),
+    TimedOut(Duration),
     Cancelled,
     /// The pool has had as many failures as its halt policy permits.
     Halted,

@@ -3,24 +3,28 @@
 use crate::{
     launch::error::SpawnError,
     policy::{
-        dispatch::{limit::Limit, settings::DispatchSettings, task::TaskTerms},
+        dispatch::{
+            limit::TimeLimit,
+            settings::{DispatchSettings, Halt, PoolSize},
+            task::TaskTerms,
+        },
         restart::Restart,
     },
     pool::workers::{
         core::PoolCore,
         endpoint::{ControlEndpoint, Endpoint},
+        event::PoolEvent,
         pool::Pool,
-        thread,
+        thread::{self, ThreadTasks},
     },
     supervisor::{Supervisor, handles::spawn::WorkerStarter, spec::WorkerSpec},
 };
-use std::{io, marker::PhantomData, sync::Arc, time::Duration};
+use std::{fmt, io, marker::PhantomData, sync::Arc, time::Duration};
 
 /// How many tasks wait by default.
 const QUEUE_LIMIT: usize = 1024;
 
 /// The settings of a [`Pool`], from [`Pool::builder`].
-#[derive(Debug)]
 #[must_use = "nothing runs before build()"]
 pub struct PoolBuilder<Request, Response> {
     starter: Option<WorkerStarter>,
@@ -28,6 +32,7 @@ pub struct PoolBuilder<Request, Response> {
     settings: DispatchSettings,
     queue_limit: usize,
     terms: TaskTerms,
+    thread: ThreadTasks,
     pool: PhantomData<fn(Request) -> Response>,
 }
 
@@ -46,13 +51,47 @@ impl<Request, Response> PoolBuilder<Request, Response> {
             settings: DispatchSettings::default(),
             queue_limit: QUEUE_LIMIT,
             terms: TaskTerms::default(),
+            thread: ThreadTasks::default(),
             pool: PhantomData,
         }
     }
 
-    /// Sets the number of workers; by default 1. All are started by [`build`](Self::build).
-    pub fn workers(mut self, workers: usize) -> Self {
-        (self.settings.min, self.settings.max) = (workers, workers);
+    /// Sets the number of workers; by default 1. With a range, such as `1..=8`, the smallest number is started by [`build`](Self::build).
+    /// Another worker is started when a task waits and none is idle, and stopped when it was idle for the
+    /// [idle time](Self::idle_time).
+    #[doc(alias = "max_workers")]
+    pub fn workers(mut self, workers: impl Into<PoolSize>) -> Self {
+        let PoolSize { min, max } = workers.into();
+        (self.settings.min, self.settings.max) = (min, max);
+        self
+    }
+
+    /// Sets how long a worker waits for a task before it is stopped, if there are more than the smallest number; by default 10 s.
+    pub fn idle_time(mut self, time: Duration) -> Self {
+        self.settings.idle_time = time;
+        self
+    }
+
+    /// Replaces each worker after so many tasks: for programs that leak. It gets no other task, and is stopped when those that it has are
+    /// done. No task is lost.
+    #[doc(alias = "max_tasks_per_child")]
+    #[doc(alias = "max_requests")]
+    pub fn recycle_after_tasks(mut self, tasks: u64) -> Self {
+        self.settings.tasks_max = Some(tasks.max(1));
+        self
+    }
+
+    /// Replaces each worker so long after it was ready, as [`recycle_after_tasks`](Self::recycle_after_tasks).
+    pub fn recycle_after(mut self, age: Duration) -> Self {
+        self.settings.age_max = Some(age);
+        self
+    }
+
+    /// Replaces a worker whose process, without descendants, has more resident memory than this, as
+    /// [`recycle_after_tasks`](Self::recycle_after_tasks). Checked once a second, also while it runs a task.
+    #[doc(alias = "idleMemoryLimit")]
+    pub fn recycle_above(mut self, bytes: u64) -> Self {
+        self.thread.memory_max = Some(bytes);
         self
     }
 
@@ -77,9 +116,29 @@ impl<Request, Response> PoolBuilder<Request, Response> {
         self
     }
 
-    /// Sets the [timeout](crate::pool::TaskBuilder::timeout) of tasks; by default there is none.
-    pub fn timeout(mut self, timeout: Duration) -> Self {
-        self.terms.timeout = Limit::Time(timeout);
+    /// Sets the [timeout](crate::pool::TaskBuilder::timeout) of tasks: a `Duration`, or a multiple of the median. By default there is none.
+    pub fn timeout(mut self, limit: impl Into<TimeLimit>) -> Self {
+        self.terms.timeout = limit.into();
+        self
+    }
+
+    /// Reports tasks that run longer than this as [`PoolEvent::Slow`]. They run on.
+    pub fn slow_after(mut self, limit: impl Into<TimeLimit>) -> Self {
+        self.terms.slow = limit.into();
+        self
+    }
+
+    /// Ends tasks after a number of failures. The pool then accepts no others, and its workers are stopped.
+    #[doc(alias = "fail_fast")]
+    pub fn halt(mut self, halt: Halt) -> Self {
+        self.settings.halt = Some(halt);
+        self
+    }
+
+    /// Calls a function with what happens in the pool, on the pool's thread. While it runs no worker is started and no timeout noticed, but
+    /// tasks go on. A panic is caught.
+    pub fn on_event(mut self, handler: impl Fn(&PoolEvent) + Send + Sync + 'static) -> Self {
+        self.thread.on_event = Some(Arc::new(handler));
         self
     }
 
@@ -101,9 +160,13 @@ impl<Request, Response> PoolBuilder<Request, Response> {
     }
 
     fn build_with(self, endpoint: Arc<dyn Endpoint>) -> io::Result<Pool<Request, Response>> {
-        let Self { starter, spec, settings, queue_limit, terms, pool: _ } = self;
+        let Self { starter, spec, settings, queue_limit, terms, thread, pool: _ } = self;
         let numbers =
             [("workers", settings.max), ("tasks in flight", settings.in_flight), ("waiting tasks", queue_limit)];
+        if settings.min > settings.max {
+            let text = format!("a pool cannot have at least {} and at most {} workers", settings.min, settings.max);
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+        }
         if let Some((what, _)) = numbers.iter().find(|(_, number)| *number == 0) {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("a pool cannot have 0 {what}")));
         }
@@ -113,8 +176,16 @@ impl<Request, Response> PoolBuilder<Request, Response> {
         spec.validate().map_err(io::Error::from)?;
         let lookahead = settings.max.saturating_mul(settings.in_flight).saturating_add(queue_limit);
         let core = PoolCore::new(starter, spec, endpoint, (settings, queue_limit));
-        thread::start(&core)?;
+        core.lock().events.is_wanted = thread.on_event.is_some();
+        thread::start(&core, thread)?;
         core.change(None, |state, now, _| state.dispatch.open(now));
         Ok(Pool::new(core, terms, lookahead))
+    }
+}
+
+impl<Request, Response> fmt::Debug for PoolBuilder<Request, Response> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut builder = formatter.debug_struct("PoolBuilder");
+        builder.field("spec", &self.spec).field("settings", &self.settings).finish_non_exhaustive()
     }
 }

@@ -112,7 +112,11 @@ impl PoolCore {
             self.room.notify_all();
         }
         let is_earlier = |due: Instant| state.thread_due.is_none_or(|thread_due| due < thread_due);
-        if is_over || !state.starts.is_empty() || state.dispatch.next_timer().is_some_and(is_earlier) {
+        if is_over
+            || !state.starts.is_empty()
+            || !state.events.is_empty()
+            || state.dispatch.next_timer().is_some_and(is_earlier)
+        {
             self.work.notify_all();
         }
         if is_over {
@@ -229,9 +233,13 @@ impl PoolCore {
         true
     }
 
-    /// Waits, on the pool's thread, until there is something to do or a timer is due.
-    pub(crate) fn wait_for_work<'a>(&self, mut state: MutexGuard<'a, PoolState>) -> MutexGuard<'a, PoolState> {
-        let due = state.dispatch.next_timer();
+    /// Waits, on the pool's thread, until there is something to do, a timer is due, or until `also_due`.
+    pub(crate) fn wait_for_work<'a>(
+        &self,
+        mut state: MutexGuard<'a, PoolState>,
+        also_due: Option<Instant>,
+    ) -> MutexGuard<'a, PoolState> {
+        let due = state.dispatch.next_timer().into_iter().chain(also_due).min();
         state.thread_due = due;
         let mut state = match due {
             Some(due) => {

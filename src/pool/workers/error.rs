@@ -48,7 +48,7 @@ pub enum TaskErrorKind {
     },
     /// It was cancelled, or its handle was dropped.
     Cancelled,
-    /// The pool has had as many failures as its [halt policy](crate::pool::PoolBuilder::halt_after) permits.
+    /// The pool has had as many failures as its [halt policy](crate::pool::PoolBuilder::halt) permits.
     Halted,
     /// The pool was shut down or dropped.
     ShutDown,
@@ -88,7 +88,7 @@ pub enum SubmitError {
     /// The pool was shut down.
     #[error("pool is shut down")]
     ShutDown,
-    /// The pool has had as many failures as its [halt policy](crate::pool::PoolBuilder::halt_after) permits.
+    /// The pool has had as many failures as its [halt policy](crate::pool::PoolBuilder::halt) permits.
     #[error("pool has halted after too many failures")]
     Halted,
     /// No worker starts.

@@ -8,6 +8,7 @@ pub(crate) mod builder;
 pub(crate) mod core;
 pub(crate) mod endpoint;
 pub(crate) mod error;
+pub(crate) mod event;
 pub(crate) mod map;
 pub(crate) mod observer;
 pub(crate) mod pool;

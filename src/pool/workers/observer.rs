@@ -44,11 +44,13 @@ impl ObserveEvents for MemberObserver {
             return None;
         }
         match &event.kind {
-            EventKind::Ready { .. } => pool.change(None, |state, now, _| state.ready(self.member, now)),
+            EventKind::Ready { .. } => pool.change(None, |state, now, _| state.ready(self.member, event.worker, now)),
             EventKind::Exited { exit, .. } => {
-                pool.change(Some(exit), |state, now, _| state.exited(self.member, Some(exit), now));
+                pool.change(Some(exit), |state, now, _| state.exited((self.member, event.worker), Some(exit), now));
             }
-            kind if kind.is_final() => pool.change(None, |state, now, _| state.exited(self.member, None, now)),
+            kind if kind.is_final() => {
+                pool.change(None, |state, now, _| state.exited((self.member, event.worker), None, now))
+            }
             // It gets no more tasks, and its exit ends those that it has.
             EventKind::ControlDisconnected(_) => {
                 pool.change(None, |state, now, _| state.dispatch.lost(self.member, now))
@@ -61,11 +63,11 @@ impl ObserveEvents for MemberObserver {
         None
     }
 
-    fn loop_ended(&self, _: WorkerId) {
+    fn loop_ended(&self, worker: WorkerId) {
         if let Some(pool) = self.pool.upgrade() {
             pool.change(None, |state, now, _| {
                 state.dispatch.give_up(now);
-                state.exited(self.member, None, now);
+                state.exited((self.member, worker), None, now);
             });
         }
     }

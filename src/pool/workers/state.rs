@@ -2,6 +2,7 @@
 
 use crate::{
     exit::Exit,
+    ids::WorkerId,
     launch::error::SpawnError,
     policy::dispatch::{
         dispatcher::{Dispatch, DispatchState},
@@ -10,6 +11,7 @@ use crate::{
     },
     pool::workers::{
         error::{StartFailure, SubmitError, TaskErrorKind},
+        event::{PoolEvent, PoolEvents},
         shared_task::{SharedTask, TaskResult},
     },
     supervisor::handles::worker::Worker,
@@ -38,6 +40,7 @@ pub(crate) struct PoolState {
     /// Within which time workers are stopped; `None` for their stop policies.
     pub(crate) stop_within: Option<Duration>,
     pub(crate) counts: PoolCounts,
+    pub(crate) events: PoolEvents,
 }
 
 /// What has happened so far.
@@ -91,6 +94,7 @@ impl PoolState {
             thread_due: None,
             stop_within: None,
             counts: PoolCounts::default(),
+            events: PoolEvents::default(),
         }
     }
 
@@ -110,17 +114,20 @@ impl PoolState {
 
     /// A worker could not be started.
     pub(crate) fn not_started(&mut self, id: MemberId, error: SpawnError, now: Instant) {
-        let is_over = matches!(error, SpawnError::SupervisorGone);
-        self.start_failure =
-            Some(if is_over { StartFailure::SupervisorGone } else { StartFailure::Spawn(Arc::new(error)) });
-        if is_over {
+        if matches!(error, SpawnError::SupervisorGone) {
+            self.start_failure = Some(StartFailure::SupervisorGone);
             self.dispatch.give_up(now);
+        } else {
+            let error = Arc::new(error);
+            self.events.push(|| PoolEvent::StartFailed(Arc::clone(&error)));
+            self.start_failure = Some(StartFailure::Spawn(error));
         }
         self.members.remove(&id);
         self.dispatch.exited(id, now);
     }
 
-    pub(crate) fn ready(&mut self, id: MemberId, now: Instant) {
+    pub(crate) fn ready(&mut self, id: MemberId, worker: WorkerId, now: Instant) {
+        self.events.push(|| PoolEvent::WorkerReady(worker));
         match self.members.get_mut(&id) {
             Some(PoolMember::Spawning { is_ready, .. }) => *is_ready = true,
             Some(PoolMember::Running(_)) => self.dispatch.ready(id, now),
@@ -128,11 +135,12 @@ impl PoolState {
         }
     }
 
-    pub(crate) fn exited(&mut self, id: MemberId, exit: Option<&Arc<Exit>>, now: Instant) {
+    pub(crate) fn exited(&mut self, (id, worker): (MemberId, WorkerId), exit: Option<&Arc<Exit>>, now: Instant) {
         self.members.remove(&id);
         self.calls.retain(|_, call| call.member != id);
         self.counts.deaths += 1;
         if let Some(exit) = exit {
+            self.events.push(|| PoolEvent::WorkerExited { worker, exit: Arc::clone(exit) });
             self.start_failure = Some(StartFailure::Exited(Arc::clone(exit)));
         }
         self.dispatch.exited(id, now);
@@ -216,7 +224,11 @@ impl PoolState {
                     Some(PoolMember::Spawning { is_stopped, .. }) => *is_stopped = true,
                     None => {}
                 },
-                DispatchOutput::Slow { .. } => {}
+                DispatchOutput::Slow { task, after } => {
+                    if let Some(task) = self.tasks.get(&task) {
+                        self.events.push(|| PoolEvent::Slow { request: task.name(), after });
+                    }
+                }
                 DispatchOutput::End { task, attempts, ending } => {
                     let Some(task) = self.tasks.remove(&task) else { continue };
                     self.counts.failed += 1;
@@ -231,7 +243,7 @@ impl PoolState {
         match (ending, exit) {
             (Ending::Died, Some(exit)) => TaskErrorKind::WorkerDied(Arc::clone(exit)),
             (Ending::Poison, Some(exit)) => TaskErrorKind::Poison(Arc::clone(exit)),
-            (Ending::TimedOut(limit), _) => TaskErrorKind::TimedOut { limit: limit.limit },
+            (Ending::TimedOut(limit), _) => TaskErrorKind::TimedOut { limit },
             (Ending::Cancelled, _) => TaskErrorKind::Cancelled,
             (Ending::Halted, _) => TaskErrorKind::Halted,
             (Ending::ShutDown, _) => TaskErrorKind::ShutDown,

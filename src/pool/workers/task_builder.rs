@@ -1,7 +1,7 @@
 //! Tasks that are not submitted yet.
 
 use crate::{
-    policy::dispatch::{limit::Limit, task::TaskTerms},
+    policy::dispatch::{limit::TimeLimit, task::TaskTerms},
     pool::workers::{
         core::{NewTask, Patience},
         error::SubmitError,
@@ -84,8 +84,8 @@ impl<'a, Request, Response> TaskBuilder<'a, Request, Response> {
 
     /// Sets how long the task may run, from the moment it is sent to a worker. It then ends with
     /// [`TimedOut`](crate::pool::TaskErrorKind::TimedOut), and its worker is treated as after [`Task::cancel`].
-    pub fn timeout(mut self, timeout: Duration) -> Self {
-        self.terms.timeout = Limit::Time(timeout);
+    pub fn timeout(mut self, limit: impl Into<TimeLimit>) -> Self {
+        self.terms.timeout = limit.into();
         self
     }
 

@@ -3,6 +3,8 @@
 mod deaths;
 mod ends;
 mod flood;
+mod functions;
+mod sizes;
 mod tasks;
 
 use crate::support::{DEADLINE, FIXTURE};
