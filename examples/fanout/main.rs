@@ -30,9 +30,11 @@ use plan::{Choice, Plan};
 use records::Records;
 use report::{Counts, Report};
 use rule::Rule;
-use std::{error::Error, process::ExitCode};
+use std::{error::Error, path::Path, process::ExitCode};
 
 fn main() -> ExitCode {
+    // If this program is killed, a second process of it kills the compilers.
+    pipewright::guard::init();
     let options = match Options::parse(std::env::args_os().skip(1)) {
         Ok(Some(options)) => options,
         Ok(None) => {
@@ -76,7 +78,8 @@ struct Prepared {
 
 /// Reads the database and the build log. `None` if no entry is valid.
 fn prepare(options: &Options) -> Result<Option<Prepared>, Box<dyn Error>> {
-    let database = Database::load(options.database.as_deref(), options.out.as_deref())?;
+    let mut database = Database::load(options.database.as_deref(), options.out.as_deref())?;
+    let here = std::env::current_dir()?;
     let name =
         options.database.as_deref().map_or_else(|| "the example's project".into(), |path| path.to_string_lossy());
     for entry in &database.invalid {
@@ -85,8 +88,12 @@ fn prepare(options: &Options) -> Result<Option<Prepared>, Box<dyn Error>> {
     if database.entries.is_empty() {
         return Ok(None);
     }
+    for entry in &mut database.entries {
+        if let Ok(below) = Path::new(&entry.file).strip_prefix(&here) {
+            entry.file = below.as_os_str().to_owned();
+        }
+    }
     let objects: Vec<_> = database.entries.iter().filter_map(|entry| entry.output.clone()).collect();
-    let here = std::env::current_dir()?;
     let rules = options.rules.iter().map(|rule| Rule::parse(rule, &here, &objects)).collect::<Result<_, _>>()?;
     let mut log = BuildLog::open(&database.directory)?;
     let mut plan = Plan::new(database.entries, rules, !options.no_depfiles);
