@@ -11,6 +11,7 @@ use crate::{
 use crossbeam_channel::Receiver;
 use pipewright::{
     Event, EventKind, Exit, OutputMode, Supervisor, SurvivorPolicy, WorkerId, WorkerSpec,
+    jobserver::JobserverClient,
     pool::{Job, JobSpec, Jobs, OnFailure},
 };
 use std::{
@@ -25,6 +26,9 @@ use std::{
 
 /// How long an interrupted build waits for compilers that handle SIGTERM.
 const GRACE_PERIOD: Duration = Duration::from_millis(500);
+
+/// How many commands run below a jobserver, which has fewer tokens as a rule.
+const TOKENS_MAX: usize = 128;
 
 pub(crate) enum Outcome {
     /// Everything is built.
@@ -43,9 +47,10 @@ pub(crate) fn run(
     let interrupts = interrupts()?;
     let supervisor = Supervisor::builder().grace_period(GRACE_PERIOD).build()?;
     let started = log.file_time()?;
-    let mut build = Build { plan, log, options, report, records, started, pending: HashMap::new() };
-    let on_failure = if options.keep_going { OnFailure::KeepGoing } else { OnFailure::FinishRunning };
-    build.submit(&Jobs::new(&supervisor, options.jobs).on_failure(on_failure));
+    let mut build =
+        Build { plan, log, options, report, records, started, passes_jobserver: false, pending: HashMap::new() };
+    let jobs = build.queue(&supervisor);
+    build.submit(&jobs);
     while !build.pending.is_empty() {
         crossbeam_channel::select! {
             recv(supervisor.events()) -> event => build.handle(event?),
@@ -70,6 +75,7 @@ struct Build<'a> {
     records: Records,
     /// The file system's time.
     started: i128,
+    passes_jobserver: bool,
     /// Steps that have not ended.
     pending: HashMap<WorkerId, Pending<'a>>,
 }
@@ -83,6 +89,25 @@ struct Pending<'a> {
 }
 
 impl Build<'_> {
+    /// Makes the queue. Below `make -jN` each command also takes a token of its jobserver.
+    fn queue(&mut self, supervisor: &Supervisor) -> Jobs {
+        let on_failure = if self.options.keep_going { OnFailure::KeepGoing } else { OnFailure::FinishRunning };
+        let (default, jobserver) = match JobserverClient::from_env() {
+            Ok(None) => (thread::available_parallelism().map_or(1, usize::from), None),
+            Ok(jobserver) => (TOKENS_MAX, jobserver),
+            Err(error) => {
+                self.report.warn(&format!("warning: {}; running one command at a time", explain(&error)));
+                (1, None)
+            }
+        };
+        self.passes_jobserver = jobserver.is_some();
+        let jobs = Jobs::new(supervisor, self.options.jobs.unwrap_or(default)).on_failure(on_failure);
+        match jobserver {
+            Some(jobserver) => jobs.jobserver(&jobserver),
+            None => jobs,
+        }
+    }
+
     /// Hands all needed steps to the queue, which starts them at once: the most urgent first. A step is at least as urgent as those that
     /// depend on it, which are later in the plan.
     fn submit(&mut self, jobs: &Jobs) {
@@ -130,6 +155,10 @@ impl Build<'_> {
             .stderr(OutputMode::ToStdout)
             // A server that a compiler wrapper starts, such as sccache's, serves the next compilations, too.
             .survivors(SurvivorPolicy::Report);
+        if self.passes_jobserver {
+            // For `gcc -flto=jobserver` and for make.
+            spec = spec.inherit_jobserver();
+        }
         if let Some(timeout) = self.options.timeout {
             spec = spec.runtime_max(timeout);
         }

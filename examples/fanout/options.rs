@@ -6,7 +6,6 @@ use std::{
     os::unix::ffi::OsStrExt,
     path::PathBuf,
     str::FromStr,
-    thread,
     time::Duration,
 };
 
@@ -17,7 +16,7 @@ Runs the commands of a compilation database in parallel, those that took longest
 headers and command line are as in the last run is not run again. Without a database it builds the C project in examples/c-project.
 
 options:
-  -j, --jobs N         run at most N commands at once (default: the number of processors)
+  -j, --jobs N         run at most N commands at once (default: the number of processors, or below `make -jN` as many as make)
   -k, --keep-going     after a failure, go on with what does not depend on it
   -B, --always-make    run all commands, also those that are up to date
       --out DIR        write the objects below DIR instead of where the database says
@@ -39,6 +38,8 @@ exit codes:
   130  interrupted by Ctrl-C (SIGINT); no compiler is left running
   143  terminated by SIGTERM; no compiler is left running
 
+Below `make -jN`, in a recipe line that begins with `+`, each command takes a token of make's jobserver, so that both together run N.
+
 The build log is the file .fanout_log in DIR, or beside the database.";
 
 const HINT: &str = "fanout --help lists the options";
@@ -48,7 +49,8 @@ const HINT: &str = "fanout --help lists the options";
 pub(crate) struct Options {
     pub(crate) database: Option<PathBuf>,
     pub(crate) out: Option<PathBuf>,
-    pub(crate) jobs: usize,
+    /// `None`: as many as there are processors, or tokens of a jobserver.
+    pub(crate) jobs: Option<usize>,
     pub(crate) rules: Vec<OsString>,
     pub(crate) timeout: Option<Duration>,
     pub(crate) retries: u32,
@@ -67,7 +69,7 @@ impl Options {
         let mut options = Self {
             database: None,
             out: None,
-            jobs: thread::available_parallelism().map_or(1, usize::from),
+            jobs: None,
             rules: Vec::new(),
             timeout: None,
             retries: 0,
@@ -87,7 +89,7 @@ impl Options {
                 next.ok_or_else(|| format!("{} needs a value; {HINT}", name.display()))
             };
             match name.as_bytes() {
-                b"--jobs" | b"-j" => options.jobs = number("--jobs", &value()?, 1)?,
+                b"--jobs" | b"-j" => options.jobs = Some(number("--jobs", &value()?, 1)?),
                 b"--out" => options.out = Some(value()?.into()),
                 b"--then" => options.rules.push(value()?),
                 b"--timeout" => options.timeout = Some(time("--timeout", &value()?)?),

@@ -5,7 +5,7 @@
 use crate::{plan::Step, report::Finished};
 use serde_json::{Value, json};
 use std::{
-    collections::HashSet,
+    collections::HashMap,
     fs::File,
     io::{self, Write},
     path::{Path, PathBuf},
@@ -16,13 +16,13 @@ use std::{
 pub(crate) struct Trace {
     path: PathBuf,
     file: File,
-    /// Slots that have a name.
-    named: HashSet<u32>,
+    /// The end of the last bar of each slot.
+    rows: HashMap<u32, Duration>,
 }
 
 impl Trace {
     pub(crate) fn create(path: &Path) -> io::Result<Self> {
-        let mut trace = Self { path: path.into(), file: File::create(path)?, named: HashSet::new() };
+        let mut trace = Self { path: path.into(), file: File::create(path)?, rows: HashMap::new() };
         let name = json!({"ph": "M", "name": "process_name", "pid": 1, "args": {"name": "fanout"}});
         trace.file.write_all(format!("[\n{name}").as_bytes())?;
         Ok(trace)
@@ -30,11 +30,14 @@ impl Trace {
 
     /// Adds a command that has ended `end` after the start of the build.
     pub(crate) fn add(&mut self, step: &Step, finished: &Finished, slot: u32, end: Duration) -> io::Result<()> {
-        if self.named.insert(slot) {
+        let previous_end = self.rows.insert(slot, end);
+        if previous_end.is_none() {
             let args = json!({"name": format!("slot {slot}")});
             self.write(&json!({"ph": "M", "name": "thread_name", "pid": 1, "tid": slot, "args": args}))?;
         }
         let Finished { exit, wall, cpu, peak_bytes, .. } = finished;
+        // `end` is when this program has received the exit, which is later than the exit by more or less.
+        let start = end.saturating_sub(*wall).max(previous_end.unwrap_or_default());
         let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
         self.write(&json!({
             "ph": "X",
@@ -42,8 +45,8 @@ impl Trace {
             "cat": if finished.is_success() { "success" } else { "failure" },
             "pid": 1,
             "tid": slot,
-            "ts": micros(end.saturating_sub(*wall)),
-            "dur": micros(*wall),
+            "ts": micros(start),
+            "dur": micros(end.saturating_sub(start)),
             "args": {
                 "exit": exit,
                 "cpu_us": micros(*cpu),

@@ -34,6 +34,7 @@ mod diagnostics;
 mod rule;
 
 mod attempts;
+mod jobserver;
 mod killed;
 mod sccache;
 mod up_to_date;
