@@ -56,5 +56,6 @@ fn ending(worker: &Worker) -> Result<Value, Box<dyn std::error::Error>> {
         "code": exit.code(),
         "signal": exit.signal(),
         "oom_killed": exit.oom_killed,
+        "text": exit.to_string(),
     }))
 }

@@ -3,10 +3,14 @@
 use crate::text::printable;
 use std::{borrow::Cow, fmt, time::Duration};
 
+/// The most characters of standard error in the text of an error.
+const LAST_WORDS_MAX: usize = 200;
+
 /// How a process ended, and what is known about it.
 ///
 /// `Display` writes the status as a phrase: `exit code 3`, `killed by signal 9 (SIGKILL)`. A cause that was not requested follows:
-/// `killed by signal 15 (SIGTERM), stopped at its time limit`.
+/// `killed by signal 15 (SIGTERM), stopped at its time limit`. So does the memory limit of its tree, if the kernel has killed a process
+/// there: [`oom_killed`](Self::oom_killed).
 #[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Exit {
@@ -14,6 +18,8 @@ pub struct Exit {
     pub status: ExitStatus,
     /// What ended the process.
     pub cause: ExitCause,
+    /// With [`ExitCause::Readiness`]: why it was not ready, the text of the [`ReadinessError`](crate::events::ReadinessError).
+    pub not_ready: Option<Box<str>>,
     /// Resource usage; `None` if other code reaped the process, which loses it.
     pub usage: Option<Usage>,
     /// Time from the return of spawn to the reaping. For a short-lived process it can be shorter than its CPU time.
@@ -43,12 +49,23 @@ pub struct Exit {
 
 impl fmt::Debug for Exit {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { status, cause, usage, duration, stderr_tail: _, leaked_streams, oom_killed, survivors, uninspected } =
-            self;
+        let Self {
+            status,
+            cause,
+            not_ready,
+            usage,
+            duration,
+            stderr_tail: _,
+            leaked_streams,
+            oom_killed,
+            survivors,
+            uninspected,
+        } = self;
         formatter
             .debug_struct("Exit")
             .field("status", status)
             .field("cause", cause)
+            .field("not_ready", not_ready)
             .field("usage", usage)
             .field("duration", duration)
             .field("stderr_tail", &String::from_utf8_lossy(&self.stderr_tail))
@@ -188,6 +205,7 @@ impl Exit {
         Self {
             status,
             cause: ExitCause::Itself,
+            not_ready: None,
             usage: None,
             duration: Duration::ZERO,
             stderr_tail: Box::default(),
@@ -229,6 +247,20 @@ impl Exit {
         }
     }
 
+    /// The exit and, unless it was requested, the last line of standard error: in an error, the only lines that its reader sees.
+    pub(crate) fn with_last_words(&self) -> impl fmt::Display {
+        let is_requested = self.cause != ExitCause::Itself && self.cause.phrase().is_none();
+        let text = if is_requested { Cow::Borrowed("") } else { self.stderr_text() };
+        match text.lines().rev().map(str::trim).find(|line| !line.is_empty()) {
+            None => self.to_string(),
+            Some(line) => {
+                let shown: String = line.chars().take(LAST_WORDS_MAX).collect();
+                let omitted = if shown.len() < line.len() { "..." } else { "" };
+                format!("{self}: {shown}{omitted}")
+            }
+        }
+    }
+
     /// [`stderr_tail`](Self::stderr_tail) as text, made [`printable`] by line. Line feeds and tabs stay; other control characters,
     /// terminal colours included, are escaped, and invalid UTF-8 is replaced by `�`.
     pub fn stderr_text(&self) -> Cow<'_, str> {
@@ -239,11 +271,15 @@ impl Exit {
 impl fmt::Display for Exit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.status.fmt(f)?;
-        if let Some(phrase) = self.cause.phrase() {
-            write!(f, ", {phrase}")?;
+        if self.oom_killed {
+            f.write_str(", out of memory: its tree reached its memory limit")?;
         }
         // Not the uninspected processes: most of them belong to other programs of the user.
-        Ok(())
+        match (self.cause.phrase(), &self.not_ready) {
+            (Some(_), Some(reason)) => write!(f, ", stopped: {reason}"),
+            (Some(phrase), None) => write!(f, ", {phrase}"),
+            (None, _) => Ok(()),
+        }
     }
 }
 
@@ -276,7 +312,7 @@ impl fmt::Display for Survivor {
         if !self.holds.is_empty() {
             write!(f, ", with {} open", self.holds.join(" and "))?;
         }
-        Ok(())
+        f.write_str(if self.alive { "" } else { "; it was killed" })
     }
 }
 
@@ -347,14 +383,16 @@ mod tests {
         assert_eq!(exit(ExitStatus::KillRefused).to_string(), "still there: SIGKILL was refused (EPERM)");
         assert_eq!(Exit { uninspected: Some(2), ..exit(ExitStatus::Code(0)) }.to_string(), "exit code 0");
         assert_eq!(exit(ExitStatus::Unknown).to_string(), "ended, but its exit status was taken by others");
+        let oom = Exit { oom_killed: true, ..exit(ExitStatus::Signal { signal: 9, core_dumped: false }) };
+        assert_eq!(oom.to_string(), "killed by signal 9 (SIGKILL), out of memory: its tree reached its memory limit");
         let limited =
             Exit { cause: ExitCause::TimeLimit, ..exit(ExitStatus::Signal { signal: 15, core_dumped: false }) };
         assert_eq!(limited.to_string(), "killed by signal 15 (SIGTERM), stopped at its time limit");
         assert_eq!(Exit { cause: ExitCause::Stop, ..exit(ExitStatus::Code(0)) }.to_string(), "exit code 0");
         let hostile = Survivor { pid: 7, command: "\x1b[2J\nroot# ".into(), holds: Vec::new(), alive: false };
-        assert_eq!(hostile.to_string(), "process 7 (\\u{1b}[2J\\nroot# ) was left running");
+        assert_eq!(hostile.to_string(), "process 7 (\\u{1b}[2J\\nroot# ) was left running; it was killed");
         let survivor =
-            Survivor { pid: 7, command: "sleep 9".into(), holds: vec!["stdout".into(), "stderr".into()], alive: false };
+            Survivor { pid: 7, command: "sleep 9".into(), holds: vec!["stdout".into(), "stderr".into()], alive: true };
         assert_eq!(survivor.to_string(), "process 7 (sleep 9) was left running, with stdout and stderr open");
         assert_eq!(
             LeakedStream { stream: "stdout".into() }.to_string(),

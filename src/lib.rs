@@ -320,7 +320,7 @@ pub mod events {
     pub use crate::{
         exit::{LeakedStream, Survivor, Usage},
         policy::{
-            readiness::ReadinessError,
+            readiness::{ReadinessError, ReadinessSource},
             restart::{AfterExit, GiveUpReason},
         },
         supervisor::{

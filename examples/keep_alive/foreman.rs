@@ -348,7 +348,7 @@ impl Member {
                 // Whatever its exit status is.
                 self.has_failed = true;
                 let how = match why {
-                    ReadinessError::TimedOut { waited } => format!("not ready after {}", show(waited)),
+                    ReadinessError::TimedOut { waited, .. } => format!("not ready after {}", show(waited)),
                     _ => "will never be ready".to_owned(),
                 };
                 iter::once(how).chain(last_lines(&words)).collect()
@@ -367,7 +367,7 @@ impl Member {
             }
             EventKind::Exited { exit, next } => {
                 self.has_failed |= self.recipe.restart_mode() == Restart::Never && self.recipe.is_failure(exit.code());
-                let survivors = exit.survivors.iter().map(|survivor| format!("{survivor}, and was killed"));
+                let survivors = exit.survivors.iter().map(ToString::to_string);
                 let mut lines: Vec<_> = survivors.collect();
                 lines.push([exit.to_string()].into_iter().chain(follow_up(next)).collect::<Vec<_>>().join(", "));
                 match next {

@@ -276,7 +276,7 @@ impl<'a> Host<'a> {
             self.screen.note(&format!("{label}: ended: {exit}"));
         }
         for survivor in &exit.survivors {
-            self.screen.note(&format!("{label}: {survivor}{}", if survivor.alive { "" } else { ", killed" }));
+            self.screen.note(&format!("{label}: {survivor}"));
         }
         self.give_up_candidate(id);
         self.ended(id, next);

@@ -207,8 +207,13 @@ pub enum SpawnStep {
     CpuAffinity,
     /// Finding and executing the program; with the search path if the program name has no slash.
     Exec(Option<Box<str>>),
-    /// Executing a script whose interpreter does not exist.
-    Interpreter,
+    /// Executing a script whose interpreter, named in its `#!` line, does not exist; or, with `None`, an executable whose dynamic loader
+    /// does not exist, since it was built for another C library or architecture.
+    Interpreter(Option<Box<str>>),
+    /// Executing a file without execute permission.
+    NotExecutable,
+    /// Executing a directory.
+    Directory,
     /// Executing a file that the kernel cannot execute: a script without a `#!` line, an empty file, an executable of another
     /// architecture.
     Format,
@@ -240,7 +245,12 @@ impl fmt::Display for SpawnStep {
             Self::CpuAffinity => formatter.write_str("setting CPU affinity"),
             Self::Exec(None) => formatter.write_str("execve"),
             Self::Exec(Some(path)) => write!(formatter, "execve (searched in {})", printable(&**path)),
-            Self::Interpreter => formatter.write_str("interpreter named in its `#!` line not found"),
+            Self::Interpreter(Some(name)) => {
+                write!(formatter, "interpreter {} of its `#!` line not found", printable(&**name))
+            }
+            Self::Interpreter(None) => formatter.write_str("dynamic loader for which it was built not found"),
+            Self::NotExecutable => formatter.write_str("file is not executable"),
+            Self::Directory => formatter.write_str("it is a directory"),
             Self::Format => formatter.write_str("file has no `#!` line and is not an executable for this machine"),
             Self::Command => formatter.write_str("user's Command failed"),
         }

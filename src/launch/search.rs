@@ -4,12 +4,19 @@ use super::error::SpawnStep;
 use std::{
     env,
     ffi::{CString, OsStr, OsString},
-    os::unix::ffi::{OsStrExt, OsStringExt},
+    fs::File,
+    io::Read,
+    os::unix::{
+        ffi::{OsStrExt, OsStringExt},
+        fs::MetadataExt,
+    },
     path::{Path, PathBuf},
 };
 
 /// The search path of execvp(3) if the environment has no `PATH`.
 const DEFAULT_PATH: &str = "/bin:/usr/bin";
+/// How much of a script the kernel reads to find its interpreter (`BINPRM_BUF_SIZE`).
+const INTERPRETER_BYTES_MAX: u64 = 256;
 
 /// The files to try for a program, in order. Relative paths start at the child's working directory.
 #[derive(Debug)]
@@ -34,28 +41,52 @@ impl ProgramSearch {
 
     /// Returns the step and the errno to report for an exec that failed with `errno`.
     pub(super) fn diagnose(&self, errno: i32, directory: Option<&Path>) -> (SpawnStep, i32) {
-        let is_there = |file: &CString| {
-            let file = Path::new(OsStr::from_bytes(file.to_bytes()));
-            directory.map_or_else(|| file.exists(), |directory| directory.join(file).exists())
-        };
+        let files = self.candidates.iter().map(|file| Path::new(OsStr::from_bytes(file.to_bytes())));
+        let mut files = files.map(|file| directory.map_or_else(|| file.to_owned(), |directory| directory.join(file)));
+        let found = files.find_map(|file| Some((file.metadata().ok()?, file)));
         let path = self.path.as_ref().map(|path| path.to_string_lossy().into());
-        match errno {
-            libc::ENOEXEC => (SpawnStep::Format, errno),
-            libc::ENOENT if self.candidates.iter().any(is_there) => (SpawnStep::Interpreter, errno),
+        match (errno, found) {
+            (libc::ENOEXEC, _) => (SpawnStep::Format, errno),
+            (libc::ENOENT, Some((_, file))) => (SpawnStep::Interpreter(interpreter(&file)), errno),
+            (libc::EACCES, Some((metadata, _))) if metadata.is_dir() => (SpawnStep::Directory, errno),
+            (libc::EACCES, Some((metadata, _))) if metadata.mode() & 0o111 == 0 => (SpawnStep::NotExecutable, errno),
             // EACCES for a directory of the search path that cannot be searched: the program was found nowhere.
-            libc::EACCES if path.is_some() && !self.candidates.iter().any(is_there) => {
-                (SpawnStep::Exec(path), libc::ENOENT)
-            }
+            (libc::EACCES, None) if path.is_some() => (SpawnStep::Exec(path), libc::ENOENT),
             // The program was found: its arguments are too long.
-            libc::E2BIG => (SpawnStep::Exec(None), errno),
+            (libc::E2BIG, _) => (SpawnStep::Exec(None), errno),
             _ => (SpawnStep::Exec(path), errno),
         }
     }
 }
 
+/// The interpreter that a script names in its first line, as the kernel reads it (execve(2)); `None` if the file is not a script.
+fn interpreter(file: &Path) -> Option<Box<str>> {
+    let mut begin = Vec::new();
+    File::open(file).ok()?.take(INTERPRETER_BYTES_MAX).read_to_end(&mut begin).ok()?;
+    let line = begin.strip_prefix(b"#!")?.split(|byte| *byte == b'\n').next()?;
+    let line = line.trim_ascii_start();
+    let name = line.split(|byte| matches!(byte, b' ' | b'\t')).next()?;
+    Some(String::from_utf8_lossy(name).into())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn p16_interpreter_is_named_as_the_kernel_reads_it() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        for (text, expected) in [
+            ("#!/bin/sh -e\nexit\n", Some("/bin/sh")),
+            ("#! \t/bin/sh\r\n", Some("/bin/sh\r")),
+            ("#!/bin/sh", Some("/bin/sh")),
+            ("\x7fELF", None),
+            ("", None),
+        ] {
+            std::fs::write(file.path(), text).unwrap();
+            assert_eq!(interpreter(file.path()).as_deref(), expected, "{text:?}");
+        }
+    }
 
     #[test]
     fn eacces_of_search_directory_is_reported_as_enoent() {

@@ -6,9 +6,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// What makes a worker ready.
+/// What makes a worker ready, by its [`Readiness`](crate::Readiness).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum ReadinessSource {
+#[non_exhaustive]
+pub enum ReadinessSource {
     /// The process was started.
     Started,
     /// The worker connected to its control pipe.
@@ -27,6 +28,23 @@ pub(crate) enum ReadinessSource {
     Check,
     /// The worker answered the readiness call, and the answer was accepted.
     Call,
+}
+
+impl ReadinessSource {
+    /// What has not happened to a worker that is not ready.
+    fn missing(self) -> &'static str {
+        match self {
+            Self::Started => "it has not started",
+            Self::Control => "it has not connected to its control pipe",
+            Self::Message => "it has not sent the expected message",
+            Self::LogLine => "it has not printed the expected line",
+            Self::NotifyFd => "it has not written a newline to its readiness pipe",
+            Self::SdNotify => "it has not sent READY=1",
+            Self::Connect => "it accepts no connection",
+            Self::Check => "the check has not succeeded",
+            Self::Call => "it has not answered its readiness call, or only that it is not ready yet",
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,6 +82,8 @@ pub enum ReadinessError {
     TimedOut {
         /// The time waited.
         waited: Duration,
+        /// What would have made it ready.
+        source: ReadinessSource,
     },
     /// It closed its readiness pipe without writing a newline.
     PipeClosed {
@@ -95,7 +115,9 @@ pub enum ReadinessError {
 impl fmt::Display for ReadinessError {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::TimedOut { waited } => write!(formatter, "not ready after {waited:.1?}"),
+            Self::TimedOut { waited, source } => {
+                write!(formatter, "not ready after {waited:.1?}: {}", source.missing())
+            }
             Self::PipeClosed { after } => {
                 write!(formatter, "closed its readiness pipe without a newline after {after:.1?}")
             }
@@ -171,7 +193,8 @@ impl ReadinessTracker {
             return Some(ReadinessOutcome::Delayed { waited: now.saturating_duration_since(self.started) });
         }
         if deadline.is_due(now) {
-            self.end(now, |waited| ReadinessOutcome::Failed(ReadinessError::TimedOut { waited }))
+            let source = self.source;
+            self.end(now, |waited| ReadinessOutcome::Failed(ReadinessError::TimedOut { waited, source }))
         } else {
             None
         }
@@ -263,7 +286,10 @@ mod tests {
         );
         assert_eq!(
             tracker.timeout(t0 + 4 * SECOND),
-            Some(ReadinessOutcome::Failed(ReadinessError::TimedOut { waited: 4 * SECOND }))
+            Some(ReadinessOutcome::Failed(ReadinessError::TimedOut {
+                waited: 4 * SECOND,
+                source: ReadinessSource::SdNotify
+            }))
         );
         assert_eq!(tracker.timeout(t0 + 5 * SECOND), None);
         assert_eq!(
@@ -282,7 +308,10 @@ mod tests {
         assert!(tracker.poll_timeout().is_some_and(|due| due <= late), "due at once");
         assert_eq!(
             tracker.timeout(late),
-            Some(ReadinessOutcome::Failed(ReadinessError::TimedOut { waited: 9 * SECOND }))
+            Some(ReadinessOutcome::Failed(ReadinessError::TimedOut {
+                waited: 9 * SECOND,
+                source: ReadinessSource::SdNotify
+            }))
         );
     }
 

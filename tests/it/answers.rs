@@ -247,7 +247,7 @@ fn p16_invalid_answer_is_reported() {
             EventKind::InvalidFrame(fault) => Some(fault),
             _ => None,
         });
-        assert_eq!((fault.kind, &*fault.excerpt), (FrameErrorKind::NotRpc, answer.as_bytes()));
+        assert_eq!((fault.kind, &*fault.excerpt), (FrameErrorKind::UnexpectedAnswer, answer.as_bytes()));
     }
 }
 
@@ -293,7 +293,7 @@ fn p15_answers_in_other_notations_end_their_calls() {
         EventKind::InvalidFrame(fault) => Some(fault),
         _ => None,
     });
-    assert_eq!(fault.kind, FrameErrorKind::NotRpc);
+    assert_eq!(fault.kind, FrameErrorKind::UnexpectedAnswer);
     assert!(String::from_utf8_lossy(&fault.excerpt).contains("second"), "{fault}");
 }
 

@@ -73,7 +73,9 @@ fn p16_exit_by_a_rule_of_the_spec_names_the_rule() {
     let never = Readiness::log_line("never").timeout(SHORT);
     let (cause, text) = cause_after(hanging().stdout(OutputMode::Lines).ready(never), |_, _| {});
     assert_eq!(cause, ExitCause::Readiness);
-    assert!(text.ends_with(", stopped because it was not ready"), "{text}");
+    let (status, reason) = text.split_once(", stopped: not ready after ").expect("the reason");
+    assert_eq!(status, "killed by signal 15 (SIGTERM)");
+    assert!(reason.ends_with(": it has not printed the expected line"), "{text}");
     for watchdog in [Watchdog::notify(SHORT), Watchdog::notify(SHORT).abort_signal(libc::SIGABRT)] {
         let (cause, text) = cause_after(hanging().watchdog(watchdog), |_, _| {});
         assert_eq!(cause, ExitCause::Watchdog, "{text}");

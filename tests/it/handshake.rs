@@ -4,7 +4,7 @@ use crate::support::{DEADLINE, FIXTURE, Story};
 use pipewright::{
     Backoff, CallError, DependencyCondition, EventKind, Framing, GroupPolicy, OutputMode, Pass, Readiness,
     ReadinessAnswer, Restart, RestartPolicy, SpecError, StdinMode, StdioProtocol, WorkerSpec,
-    events::{AfterExit, GiveUpReason, ReadinessError},
+    events::{AfterExit, GiveUpReason, ReadinessError, ReadinessSource},
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -151,7 +151,7 @@ fn p15_calls_survive_handshakes_that_fail() {
     for (answers, expected) in [
         ("error 7;ready", ReadinessError::CallFailed { error: "remote error 7: as you wish".into() }),
         ("exit;not yet,ready", ReadinessError::Exited { after: Duration::ZERO }),
-        ("silent;ready", ReadinessError::TimedOut { waited: Duration::ZERO }),
+        ("silent;ready", ReadinessError::TimedOut { waited: Duration::ZERO, source: ReadinessSource::Call }),
     ] {
         let (mut story, directory) = (Story::new(), directory());
         let mut spec = answering(&directory, answers);

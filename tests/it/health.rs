@@ -191,7 +191,7 @@ both_ways! {
                 EventKind::NotReady { reason: why, recent_output: last_words } if event.incarnation == incarnation => Some((why, last_words)),
                 _ => None,
             });
-            assert!(matches!(why, ReadinessError::TimedOut { waited } if waited >= Duration::from_millis(400)), "{why:?}");
+            assert!(matches!(why, ReadinessError::TimedOut { waited, .. } if waited >= Duration::from_millis(400)), "{why:?}");
             assert!(["one\ntwo", "twoone\n"].contains(&&*last_words), "{last_words:?}");
             // Not being ready is a failure, whatever the exit status is.
             let (exit, next) = story.end();

@@ -561,7 +561,7 @@ fn command_with_setsid_hook_can_start() {
 fn missing_interpreter_is_reported() {
     let directory = scratch();
     let error = WorkerSpec::new(script(&directory, "orphan", "#!/no/such/shell\n")).spawn_unsupervised().unwrap_err();
-    assert_eq!(error.step(), Some(&SpawnStep::Interpreter), "{error:?}");
+    assert_eq!(error.step(), Some(&SpawnStep::Interpreter(Some("/no/such/shell".into()))), "{error:?}");
 }
 
 #[test]

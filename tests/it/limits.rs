@@ -178,6 +178,8 @@ fn tree_beyond_its_memory_limit_is_killed_and_reported() {
             (&json!(libc::SIGKILL), &json!(true)),
             "{to:?}: {output}"
         );
+        let text = "killed by signal 9 (SIGKILL), out of memory: its tree reached its memory limit";
+        assert_eq!(output["text"], text, "{to:?}");
         // Only the child: the shell reports its exit, and then exits with 0.
         let script = format!("--script={allocate}; test $? = 137");
         let output = subtree.host(At::Leaf, &["--memory-bytes=33554432", &script]);

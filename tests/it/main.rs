@@ -23,6 +23,7 @@ mod chaos;
 mod conformance;
 mod control;
 mod denied;
+mod error_texts;
 mod fanout;
 mod final_events;
 mod foreign;

@@ -105,7 +105,7 @@ both_ways! {
             EventKind::NotReady { reason: why, .. } => Some(why),
             _ => None,
         });
-        assert!(matches!(why, ReadinessError::TimedOut { waited } if waited >= WITHIN), "{why:?}");
+        assert!(matches!(why, ReadinessError::TimedOut { waited, .. } if waited >= WITHIN), "{why:?}");
     }
 
     fn p15_watchdog_without_notifications_warns_then_stops(way: Way) {

@@ -119,14 +119,14 @@ impl RpcConnection {
                         }
                         RpcInput::Message(message @ RpcMessage::Response { .. }, _) => {
                             if let Some(Inbound::UnexpectedAnswer) = self.receive(message) {
-                                pending.push(RpcInput::Error(line.not_rpc()));
+                                pending.push(RpcInput::Error(line.unexpected_answer()));
                             }
                         }
                         RpcInput::Message(RpcMessage::UnidentifiedError(refusal), _) => {
                             if answer.is_none() && self.is_only_caller() {
                                 answer = Some(Err(CallError::from(refusal)));
                             } else {
-                                pending.push(RpcInput::Error(line.not_rpc()));
+                                pending.push(RpcInput::Error(line.unexpected_answer()));
                             }
                         }
                         other => pending.push(other),

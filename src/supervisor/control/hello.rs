@@ -52,7 +52,7 @@ impl fmt::Display for HandshakeError {
                 return write!(formatter, "protocol version {version} is not supported, only {VERSION}");
             }
             Self::NotHello => "the first line is not the method `hello` with a key",
-            Self::UnknownKey => "no worker with this key is expected",
+            Self::UnknownKey => "no worker with this key is expected: it was used before, or its worker has ended",
             Self::LineTooLong => "no line end within the first 4096 bytes",
             Self::TimedOut => "no first line within 10 s",
             Self::Closed => "closed in the middle of the first line",

@@ -39,7 +39,7 @@ impl FrameReader {
                     input,
                     RpcInput::Message(RpcMessage::Response { .. } | RpcMessage::UnidentifiedError(_), _)
                 );
-                pending.push(if is_answer { RpcInput::Error(line.not_rpc()) } else { input });
+                pending.push(if is_answer { RpcInput::Error(line.unexpected_answer()) } else { input });
             });
         }
         reading

@@ -315,7 +315,7 @@ impl fmt::Display for DisconnectReason {
                      (see WorkerSpec::peer_user)"
                 );
             }
-            Self::ConnectTimeout => "no control connection in time",
+            Self::ConnectTimeout => "did not connect to its control pipe in time",
             Self::ExitedFirst => "exited before it connected to its control pipe",
             Self::Closed => "closed its control connection",
         })
@@ -344,12 +344,18 @@ pub enum OutputStream {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{policy::restart::GiveUpReason, wire::framing::error::FrameErrorKind};
+    use crate::{
+        policy::{readiness::ReadinessSource, restart::GiveUpReason},
+        wire::framing::error::FrameErrorKind,
+    };
 
     #[test]
     fn reasons_are_one_line() {
         let after = Duration::from_millis(1500);
-        assert_eq!(ReadinessError::TimedOut { waited: after }.to_string(), "not ready after 1.5s");
+        assert_eq!(
+            ReadinessError::TimedOut { waited: after, source: ReadinessSource::Call }.to_string(),
+            "not ready after 1.5s: it has not answered its readiness call, or only that it is not ready yet"
+        );
         assert_eq!(ReadinessError::Exited { after }.to_string(), "exited before it was ready, after 1.5s");
         assert_eq!(DisconnectReason::Closed.to_string(), "closed its control connection");
         assert_eq!(

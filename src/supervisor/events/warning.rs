@@ -194,7 +194,8 @@ mod tests {
         let refused = Warning::HandshakeRejected { fault, pid: Some(7), excerpt: "GET /".into(), unreported: 2 };
         assert_eq!(
             refused.to_string(),
-            "refused a connection to the control socket by process 7: no worker with this key is expected: `GET /` \
+            "refused a connection to the control socket by process 7: no worker with this key is expected: it \
+             was used before, or its worker has ended: `GET /` \
              (2 earlier refusals were not reported)"
         );
     }

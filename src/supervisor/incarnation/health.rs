@@ -78,6 +78,8 @@ pub(crate) struct Health {
     pub(crate) found: Option<ReadinessSource>,
     /// Why the supervisor stops it by itself.
     pub(crate) failure: Option<HealthFailure>,
+    /// Why it has not become ready, if it is stopped for that.
+    pub(crate) not_ready: Option<Box<str>>,
     /// The signal that the watchdog has sent.
     pub(crate) abort_signal: Option<i32>,
 }

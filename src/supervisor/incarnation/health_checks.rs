@@ -129,8 +129,10 @@ impl Incarnation {
             ReadinessError::Fatal { .. } => Some(HealthFailure::Rejected),
             _ => Some(HealthFailure::Unhealthy),
         };
+        let text = why.to_string().into();
         cx.sink.send(self.event(EventKind::NotReady { reason: why, recent_output }));
         if let Some(failure) = failure {
+            self.health.not_ready = Some(text);
             self.stop_unhealthy(failure, ExitCause::Readiness, cx);
         }
     }

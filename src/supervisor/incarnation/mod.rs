@@ -242,9 +242,11 @@ impl Incarnation {
 
     pub(crate) fn exit(&mut self, reaped: Option<Reaped>, now: Instant) -> Exit {
         let status = reaped.map_or(ExitStatus::Unknown, |reaped| exit_status(reaped.ending));
+        let cause = self.cause_of(status);
         Exit {
             status,
-            cause: self.cause_of(status),
+            cause,
+            not_ready: self.health.not_ready.take().filter(|_| cause == ExitCause::Readiness),
             usage: reaped.and_then(|reaped| reaped.usage).map(usage),
             duration: now.saturating_duration_since(self.started),
             stderr_tail: self.output.stderr.take(),

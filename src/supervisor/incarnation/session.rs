@@ -263,7 +263,7 @@ impl ControlSession {
                 let notification = Notification { method, params, _permit: Some(self.permit(length)) };
                 Some(EventKind::Notification(Box::new(notification)))
             }
-            Inbound::UnexpectedAnswer => Some(self.invalid_frame(line.not_rpc())),
+            Inbound::UnexpectedAnswer => Some(self.invalid_frame(line.unexpected_answer())),
         }
     }
 

@@ -15,7 +15,7 @@ pub enum WaitError {
         worker: WorkerId,
     },
     /// The worker has ended, and does not run again by itself.
-    #[error("worker {worker} has ended: {exit}")]
+    #[error("worker {worker} has ended: {}", .exit.with_last_words())]
     Ended {
         /// The worker that was waited for.
         worker: WorkerId,

@@ -49,8 +49,10 @@ pub enum FrameErrorKind {
         /// The announced size, in bytes.
         size: u64,
     },
-    /// A line of the control connection is not JSON-RPC 2.0, or answers no open request.
+    /// A line of the control connection is not JSON-RPC 2.0.
     NotRpc,
+    /// A line of the control connection answers no open request: a request that was answered before, or one that was never sent.
+    UnexpectedAnswer,
 }
 
 /// The most bytes of [`FrameError::excerpt`].
@@ -79,6 +81,7 @@ impl fmt::Display for FrameError {
                 write!(f, "a message of {length} bytes that is not JSON at byte {offset}")?;
             }
             FrameErrorKind::NotRpc => write!(f, "a line of {length} bytes that is not JSON-RPC 2.0")?,
+            FrameErrorKind::UnexpectedAnswer => write!(f, "an answer of {length} bytes to no open request")?,
             FrameErrorKind::InvalidHeader => write!(f, "{length} bytes in place of a header")?,
             FrameErrorKind::Torn { size } => {
                 write!(f, "a message announced with {size} bytes, with another header after {length}")?;

@@ -181,7 +181,10 @@ pub enum CallError {
 }
 
 fn ending(exit: Option<&Exit>, restarts_in: Option<Duration>) -> String {
-    let end = exit.map_or("worker is not connected".to_owned(), |exit| format!("worker exited: {exit}"));
+    let end = exit.map_or_else(
+        || "worker has no control connection: it has closed it, or did not connect in time".to_owned(),
+        |exit| format!("worker exited: {}", exit.with_last_words()),
+    );
     restarts_in.map_or_else(|| end.clone(), |after| format!("{end}; restarts in {after:.1?}"))
 }
 

@@ -88,9 +88,18 @@ impl RpcLine<'_> {
     /// No bytes, for a message whose line is no longer available.
     pub(crate) const NONE: RpcLine<'static> = RpcLine { bytes: &[], offset: 0 };
 
-    /// The error of a line that is not JSON-RPC 2.0, or that answers no open request.
-    pub(crate) fn not_rpc(self) -> FrameError {
-        FrameError::new(FrameErrorKind::NotRpc, self.offset, self.bytes.len() as u64, self.bytes)
+    /// The error of a line that is not JSON-RPC 2.0.
+    fn not_rpc(self) -> FrameError {
+        self.error(FrameErrorKind::NotRpc)
+    }
+
+    /// The error of a line that answers no open request.
+    pub(crate) fn unexpected_answer(self) -> FrameError {
+        self.error(FrameErrorKind::UnexpectedAnswer)
+    }
+
+    fn error(self, kind: FrameErrorKind) -> FrameError {
+        FrameError::new(kind, self.offset, self.bytes.len() as u64, self.bytes)
     }
 
     /// The answer to a line that is [`not_rpc`](Self::not_rpc): what is wrong, without an id.

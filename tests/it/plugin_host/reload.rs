@@ -28,6 +28,7 @@ fn start() -> Session {
 }
 
 #[test]
+#[ignore = "needs python3"]
 fn changed_plugin_is_replaced_when_the_new_one_is_ready() {
     let mut session = start();
     let old = session.pid("one.py#1");
@@ -48,6 +49,7 @@ fn changed_plugin_is_replaced_when_the_new_one_is_ready() {
 }
 
 #[test]
+#[ignore = "needs python3"]
 fn broken_new_version_leaves_the_old_one_running() {
     let mut session = start();
     let old = session.pid("one.py#1");
@@ -77,6 +79,7 @@ fn broken_new_version_leaves_the_old_one_running() {
 }
 
 #[test]
+#[ignore = "needs python3"]
 fn new_version_that_does_not_become_ready_leaves_the_old_one_running() {
     let mut session = Session::start(&["--ready", "1500ms"], &[]);
     write_version(&session.path("one.py"), 1);
@@ -90,6 +93,7 @@ fn new_version_that_does_not_become_ready_leaves_the_old_one_running() {
 }
 
 #[test]
+#[ignore = "needs python3"]
 fn file_that_is_written_in_parts_is_loaded_once() {
     let mut session = Session::start(&["--settle", "1s"], &[]);
     write_version(&session.path("one.py"), 1);
@@ -111,6 +115,7 @@ fn file_that_is_written_in_parts_is_loaded_once() {
 }
 
 #[test]
+#[ignore = "needs python3"]
 fn editor_that_renames_the_old_file_first_loads_the_new_one() {
     let mut session = start();
     let path = session.path("one.py");
@@ -125,6 +130,7 @@ fn editor_that_renames_the_old_file_first_loads_the_new_one() {
 }
 
 #[test]
+#[ignore = "needs python3"]
 fn new_files_become_plugins_and_removed_ones_end() {
     let mut session = start();
     fs::write(session.path("README"), "not executable").unwrap();
@@ -147,6 +153,7 @@ fn new_files_become_plugins_and_removed_ones_end() {
 }
 
 #[test]
+#[ignore = "needs python3"]
 fn reload_replaces_an_unchanged_plugin_and_starts_one_that_has_given_up() {
     let mut session = start();
     let old = session.pid("one.py#1");
