@@ -221,11 +221,11 @@ fn p16_worker_of_another_version_of_the_protocol() {
     assert_call(
         spec,
         DEADLINE,
-        r##"call: worker exited: exit code 1: protocol version 7 is not supported, only 1
+        r#"call: worker exited: exit code 1: protocol version 7 is not supported, only 1
 warning: refused a connection to the control socket by process PID: protocol version 7 is not supported, only 1: `{"jsonrpc": "2.0", "id": 0, "method": "hello", "params": {"key": "...", "version": 7}}\n`
 exited before it connected to its control pipe
 exit code 1, finished
-| protocol version 7 is not supported, only 1"##,
+| protocol version 7 is not supported, only 1"#,
     );
 }
 
@@ -236,11 +236,11 @@ fn p16_worker_whose_handshake_is_refused() {
     assert_call(
         spec,
         DEADLINE,
-        r##"call: worker exited: exit code 1: no worker with this key is expected: it was used before, or its worker has ended
+        r#"call: worker exited: exit code 1: no worker with this key is expected: it was used before, or its worker has ended
 warning: refused a connection to the control socket by process PID: no worker with this key is expected: it was used before, or its worker has ended: `{"jsonrpc": "2.0", "id": 0, "method": "hello", "params": {"key": "0", "version": 1}}\n`
 exited before it connected to its control pipe
 exit code 1, finished
-| no worker with this key is expected: it was used before, or its worker has ended"##,
+| no worker with this key is expected: it was used before, or its worker has ended"#,
     );
 }
 
@@ -268,11 +268,11 @@ fn p16_worker_that_dies_in_a_call() {
     assert_call(
         spec.clone(),
         DEADLINE,
-        r##"call: worker exited: exit code 1: KeyError: 'colour'
+        r#"call: worker exited: exit code 1: KeyError: 'colour'
 exit code 1, finished
 | Traceback (most recent call last):
 |   File "<string>", line N, in <module>
-| KeyError: 'colour'"##,
+| KeyError: 'colour'"#,
     );
 }
 
@@ -385,7 +385,7 @@ fn p16_worker_that_answers_with_another_type() {
     log.print(error);
     assert_text(
         &log,
-        r##"invalid result: invalid message at byte 0: `[here]{"size": "large"}`: invalid type: map, expected a sequence at line 1 column 0"##,
+        r#"invalid result: invalid message at byte 0: `[here]{"size": "large"}`: invalid type: map, expected a sequence at line 1 column 0"#,
     );
 }
 
@@ -396,9 +396,9 @@ fn p16_worker_that_answers_twice() {
     assert_call(
         worker(script),
         DEADLINE,
-        r##"call: 1
+        r#"call: 1
 sent an answer of N bytes to no open request, at offset N: `{"jsonrpc": "2.0", "id": N, "result": 2}`
-killed by signal 9 (SIGKILL), finished"##,
+killed by signal 9 (SIGKILL), finished"#,
     );
 }
 
@@ -409,9 +409,9 @@ fn p16_worker_that_answers_another_call() {
     assert_call(
         worker(script).ready(Readiness::control()),
         SHORT,
-        r##"call: no answer before the timeout
+        r#"call: no answer before the timeout
 sent an answer of N bytes to no open request, at offset N: `{"jsonrpc": "2.0", "id": "other", "result": 1}`
-killed by signal 9 (SIGKILL), finished"##,
+killed by signal 9 (SIGKILL), finished"#,
     );
 }
 
