@@ -18,10 +18,12 @@ use std::sync::Arc;
 /// tests.submit(JobSpec::new(WorkerSpec::new("true")).after(&linked).weight(2))?;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Budget {
     pub(crate) shared: Arc<SharedBudget>,
 }
+
+impl_debug!(Budget, |_budget| {});
 
 impl Budget {
     /// Creates a budget of `slots`, each for one job of [weight](crate::pool::JobSpec::weight) 1.

@@ -4,6 +4,7 @@ use crate::support::{DEADLINE, FIXTURE, alone, is_alive};
 use futures_core::Stream;
 use pipewright::{
     CallError, Event, EventKind, GroupPolicy, OutputMode, Pass, Supervisor, WaitError, Worker, WorkerSpec,
+    pool::{JobOutcome, JobSpec, Jobs},
     status::GroupEndReason,
 };
 use serde_json::Value;
@@ -295,4 +296,18 @@ impl Wake for Woken {
     fn wake(self: Arc<Self>) {
         self.0.fetch_add(1, Ordering::Relaxed);
     }
+}
+
+#[test]
+fn p15_ends_of_jobs_are_futures() {
+    on_threads(2, async {
+        let supervisor = Supervisor::new().unwrap();
+        let jobs = Jobs::new(&supervisor, 1);
+        let first = jobs.submit(WorkerSpec::new("true")).unwrap();
+        let second = jobs.submit(JobSpec::new(WorkerSpec::new("false")).after(&first)).unwrap();
+        let third = jobs.submit(JobSpec::new(WorkerSpec::new("true")).after(&second)).unwrap();
+        let outcome = third.ended().await;
+        assert!(matches!(outcome, JobOutcome::DependencyFailed { on } if on == second.id()), "{outcome}");
+        assert!(first.ended().await.success() && !second.ended().await.success());
+    });
 }

@@ -581,3 +581,20 @@ fn p09_slot_is_taken_until_the_tree_has_ended() {
     let kept = jobs.submit(leaves("setsid sleep 5 & :").survivors(SurvivorPolicy::Ignore)).unwrap();
     assert!(ended(&kept).success() && ended(&jobs.submit(exits(0)).unwrap()).success());
 }
+
+#[test]
+fn p16_handles_are_printed_in_short() {
+    let supervisor = Supervisor::new().unwrap();
+    let budget = Budget::new(2).resource("link", 1);
+    let jobs = Jobs::with_budget(&supervisor, &budget);
+    let first = jobs.submit(exits(0)).unwrap();
+    ended(&first);
+    let spec = JobSpec::new(exits(0)).after(&first).needs([("link", 1)]).retries(2);
+    let text = format!("{spec:?}");
+    let rest = format!(
+        "after: [{}], priority: 0, weight: 1, needs: [(\"link\", 1)], deadline: None, retries: Some(2) }}",
+        first.id().to_string().trim_start_matches('#')
+    );
+    assert!(text.starts_with("JobSpec { worker: WorkerSpec {") && text.ends_with(&rest), "{text}");
+    assert_eq!(format!("{budget:?} {jobs:?}"), "Budget Jobs { queue: 1 }");
+}

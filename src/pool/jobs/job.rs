@@ -1,7 +1,9 @@
 //! The handle of a job.
 
 use crate::{
+    exit::Exit,
     ids::WorkerId,
+    policy::restart::AfterExit,
     supervisor::{
         handles::{stop::StopHandle, worker::Worker},
         worker::job::{JobOutcome, SharedJob},
@@ -48,17 +50,23 @@ impl Job {
     /// A job whose window is full cannot end before its output is received, nor start while the window of the supervisor is: wait on another
     /// thread than the one that receives events, or receive until the final event instead.
     pub fn wait(&self) -> JobOutcome {
-        loop {
-            if let Some(outcome) = self.wait_timeout(Duration::MAX) {
-                return outcome;
-            }
-        }
+        self.outcome_after(self.worker.wait())
     }
 
     /// As [`wait`](Self::wait), up to `timeout`; `None` if the job has not ended.
     pub fn wait_timeout(&self, timeout: Duration) -> Option<JobOutcome> {
-        self.worker.wait_timeout(timeout)?;
-        self.outcome()
+        self.worker.wait_timeout(timeout).map(|exit| self.outcome_after(exit))
+    }
+
+    /// As [`wait`](Self::wait), for a task instead of a thread: with the feature `async`. Dropping the future changes nothing.
+    #[cfg(feature = "async")]
+    pub async fn ended(&self) -> JobOutcome {
+        self.outcome_after(self.worker.exited().await)
+    }
+
+    fn outcome_after(&self, exit: Arc<Exit>) -> JobOutcome {
+        // It is set before the end of the worker is published.
+        self.outcome().unwrap_or(JobOutcome::Failed { exit, next: AfterExit::Finished })
     }
 
     /// Returns how it has ended; `None` if it has not.

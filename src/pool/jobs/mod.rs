@@ -59,7 +59,7 @@ use std::sync::Arc;
 /// assert_eq!(failures, 4);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 #[doc(alias = "xargs")]
 #[doc(alias = "parallel")]
 pub struct Jobs {
@@ -67,6 +67,8 @@ pub struct Jobs {
     budget: Budget,
     intake: JobIntake,
 }
+
+impl_debug!(Jobs, |jobs| { queue: jobs.queue.id.0 });
 
 impl Jobs {
     /// Creates a queue that runs `limit` jobs at a time, with a [budget](Self::budget) of its own.

@@ -17,7 +17,7 @@ use std::{sync::Arc, time::Duration};
 /// jobs.submit(JobSpec::new(WorkerSpec::new("true")).after(&object).needs([("link", 1)]).weight(2))?;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 #[must_use = "a spec is a recipe: hand it to Jobs::submit"]
 pub struct JobSpec {
     pub(crate) worker: WorkerSpec,
@@ -28,6 +28,16 @@ pub struct JobSpec {
     pub(crate) deadline: Option<Duration>,
     pub(crate) retries: Option<u32>,
 }
+
+impl_debug!(JobSpec, |spec| {
+    worker: spec.worker,
+    after: spec.after.iter().map(|job| job.worker().0).collect::<Vec<_>>(),
+    priority: spec.priority,
+    weight: spec.weight,
+    needs: spec.needs,
+    deadline: spec.deadline,
+    retries: spec.retries,
+});
 
 impl From<WorkerSpec> for JobSpec {
     fn from(worker: WorkerSpec) -> Self {
