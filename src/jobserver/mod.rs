@@ -4,7 +4,7 @@
 //! without a token, the *implicit* one, and takes a token for every further job; when the job has ended, it returns the token. cargo, ninja,
 //! gcc's `-flto=jobserver` and LLVM take part. The protocol is in the manual of make, "Sharing Job Slots with GNU make".
 //!
-//! [`JobserverClient`] takes tokens from the jobserver that this process was started with.
+//! [`JobserverClient`] takes tokens from the jobserver that this process was started with. [`JobserverServer`] is the jobserver of workers.
 //!
 //! The tokens that a process holds are missing for all others if it is killed. Held tokens are therefore in a pipe that the
 //! [guard](crate::guard) inherits: when the process has ended, and then the processes of its trees, the guard returns them. A token that
@@ -16,9 +16,11 @@
 pub(crate) mod client;
 pub(crate) mod error;
 mod held;
+pub(crate) mod server;
 pub(crate) mod source;
 
 pub use self::{
     client::{JobserverClient, JobserverToken},
     error::JobserverError,
+    server::JobserverServer,
 };

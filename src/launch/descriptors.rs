@@ -8,6 +8,7 @@ use super::{
     terminal::{NewTerminal, ParentTerminal},
 };
 use crate::{
+    jobserver::server::TokenPipe,
     pipe::anonymous::{
         self,
         ends::{PipeReader, PipeWriter},
@@ -53,6 +54,8 @@ pub(crate) struct ParentFds {
     pub(crate) stderr: Option<PipeReader>,
     pub(crate) pipes: Vec<(Box<str>, ParentPipe)>,
     pub(crate) terminal: Option<ParentTerminal>,
+    /// Returns the tokens when it is dropped.
+    pub(crate) tokens: Option<TokenPipe>,
 }
 
 impl ParentFds {
@@ -151,6 +154,7 @@ fn stdio_sockets() -> io::Result<(ParentSockets, [ChildStdio; 2])> {
 fn extra(plan: &LaunchPlan, ends: &mut ParentFds) -> Result<Vec<OwnedFd>, SpawnError> {
     let pipes = |source| SpawnError::failed(plan.program_name(), SpawnStep::Pipes, source);
     let mut extra = Vec::with_capacity(plan.extra_fds.len());
+    let mut token_writer = None;
     for wanted in &plan.extra_fds {
         extra.push(match &wanted.source {
             FdSource::OutputPipe => {
@@ -173,6 +177,13 @@ fn extra(plan: &LaunchPlan, ends: &mut ParentFds) -> Result<Vec<OwnedFd>, SpawnE
                 child
             }
             FdSource::Inherited(fd) => duplicate(fd.as_fd(), plan)?,
+            FdSource::TokenReader(server) => {
+                let (tokens, [reader, writer]) = server.open_pipe().map_err(pipes)?;
+                (ends.tokens, token_writer) = (Some(tokens), Some(writer));
+                reader
+            }
+            // It follows its reader in every plan.
+            FdSource::TokenWriter => token_writer.take().ok_or_else(|| pipes(io::ErrorKind::NotFound.into()))?,
         });
     }
     Ok(extra)

@@ -20,6 +20,8 @@ pub(crate) enum PassedJobserver {
     Pipe {
         reader: usize,
         writer: usize,
+        /// The number of jobs that `-jN` says; unchanged if there is none.
+        jobs: Option<usize>,
     },
     Fifo(PathBuf),
 }
@@ -33,12 +35,18 @@ impl PassedJobserver {
     ) -> [(&'static OsStr, OsString); 2] {
         let number = |at: &usize| numbers.get(*at).copied().unwrap_or(-1);
         let address = match self {
-            Self::Pipe { reader, writer } => JobserverAddress::Pipe { reader: number(reader), writer: number(writer) },
+            Self::Pipe { reader, writer, .. } => {
+                JobserverAddress::Pipe { reader: number(reader), writer: number(writer) }
+            }
             Self::Fifo(path) => JobserverAddress::Fifo(path.clone()),
+        };
+        let jobs = match self {
+            Self::Pipe { jobs, .. } => *jobs,
+            Self::Fifo(_) => None,
         };
         VARIABLES.map(OsStr::new).map(|name| {
             let flags = current(name).unwrap_or_default();
-            (name, OsString::from_vec(make_flags::with_jobserver(flags.as_bytes(), &address, None)))
+            (name, OsString::from_vec(make_flags::with_jobserver(flags.as_bytes(), &address, jobs)))
         })
     }
 }

@@ -8,7 +8,7 @@ use super::{
     pass::{Pass, PassTarget, Template},
     stdio::{OutputMode, ProcessGroup, StdinMode, TerminalSize},
 };
-use crate::jobserver::source::SharedAddress;
+use crate::jobserver::{server::JobserverServer, source::SharedAddress};
 use std::{
     ffi::{OsStr, OsString},
     fmt,
@@ -100,6 +100,9 @@ pub(crate) enum FdSource {
     /// A socket for both directions.
     Channel,
     Inherited(Arc<OwnedFd>),
+    /// The end of a new pipe with tokens from which they are taken. The next fd is the other end.
+    TokenReader(JobserverServer),
+    TokenWriter,
 }
 
 /// Everything needed to start a process, except for the parameters of one start (`SpawnContext`).
@@ -206,10 +209,28 @@ impl LaunchPlan {
                 let at = self.extra_fds.len();
                 self.add_fd("jobserver reader", FdSource::Inherited(reader), Pass::unnamed());
                 self.add_fd("jobserver writer", FdSource::Inherited(writer), Pass::unnamed());
-                PassedJobserver::Pipe { reader: at, writer: at + 1 }
+                PassedJobserver::Pipe { reader: at, writer: at + 1, jobs: None }
             }
         };
+        self.pass_jobserver(passed);
+    }
+
+    fn pass_jobserver(&mut self, passed: PassedJobserver) {
+        if self.environment.iter().any(|change| matches!(change, EnvironmentChange::Jobserver(_))) {
+            let reason = "a program has one jobserver".into();
+            self.first_error
+                .get_or_insert(SpecError::Conflict { settings: ["jobserver", "inherit_jobserver"], reason });
+        }
         self.environment.push(EnvironmentChange::Jobserver(passed));
+    }
+
+    /// Gives each process a pipe of this jobserver.
+    pub(crate) fn serve_jobserver(&mut self, server: JobserverServer) {
+        let (at, jobs) = (self.extra_fds.len(), server.tokens() + 1);
+        self.add_fd("jobserver reader", FdSource::TokenReader(server), Pass::unnamed());
+        self.add_fd("jobserver writer", FdSource::TokenWriter, Pass::unnamed());
+        let passed = PassedJobserver::Pipe { reader: at, writer: at + 1, jobs: Some(jobs) };
+        self.pass_jobserver(passed);
     }
 
     /// Adds the argument or variable that passes the path of the control pipe.

@@ -21,4 +21,5 @@ pub(crate) mod restart_history;
 pub(crate) mod schedule;
 pub(crate) mod stop;
 pub(crate) mod survivors;
+pub(crate) mod token_shares;
 pub(crate) mod watchdog;

@@ -95,14 +95,14 @@ impl Make {
 }
 
 /// A program that takes tokens when it is told to.
-struct Client {
-    process: Process,
+pub(crate) struct Client {
+    pub(crate) process: Process,
     input: PipeWriter,
     output: BufReader<PipeReader>,
 }
 
 impl Client {
-    fn start(spec: WorkerSpec) -> Self {
+    pub(crate) fn start(spec: WorkerSpec) -> Self {
         let mut process = spec.stdin(StdinMode::Pipe).stdout(OutputMode::Lines).spawn_unsupervised().unwrap();
         let (input, output) = (process.take_stdin().unwrap(), process.take_stdout().unwrap());
         let mut client = Self { process, input, output: BufReader::new(output) };
@@ -110,22 +110,22 @@ impl Client {
         client
     }
 
-    fn line(&mut self) -> String {
+    pub(crate) fn line(&mut self) -> String {
         let mut line = String::new();
         self.output.read_line(&mut line).unwrap();
         line.trim_end().to_owned()
     }
 
-    fn tell(&mut self, word: &str) {
+    pub(crate) fn tell(&mut self, word: &str) {
         self.input.write_all(format!("{word}\n").as_bytes()).unwrap();
     }
 
-    fn ask(&mut self, word: &str) -> String {
+    pub(crate) fn ask(&mut self, word: &str) -> String {
         self.tell(word);
         self.line()
     }
 
-    fn end(mut self) {
+    pub(crate) fn end(mut self) {
         drop(self.input);
         let exit = self.process.wait_timeout(DEADLINE).unwrap().expect("it ends");
         assert!(exit.success(), "{exit}");
@@ -323,7 +323,7 @@ fn jobserver_crate_and_client_share_tokens() {
 
 /// The worker of the next event for which `is_meant` is true.
 #[track_caller]
-fn next_of(story: &mut Story, is_meant: impl Fn(&EventKind) -> bool) -> WorkerId {
+pub(crate) fn next_of(story: &mut Story, is_meant: impl Fn(&EventKind) -> bool) -> WorkerId {
     story.find(|event| is_meant(&event.kind).then_some(event.worker))
 }
 
@@ -389,7 +389,7 @@ fn p14_jobs_wait_for_tokens_of_others_without_using_the_processor() {
 }
 
 /// Counts how many of it run, waits for `$2` of them if that is given, and ends.
-const COMPILER: &str = r#"#!/bin/sh
+pub(crate) const COMPILER: &str = r#"#!/bin/sh
 mkdir "$COMPILERS/$$" || exit 1
 count=0
 for running in "$COMPILERS"/*; do
@@ -401,7 +401,7 @@ rmdir "$COMPILERS/$$"
 "#;
 
 /// A makefile's directory, and the compiler that its programs run.
-fn project(makefile: &str, compiler: &str) -> TempDir {
+pub(crate) fn project(makefile: &str, compiler: &str) -> TempDir {
     let directory = tempfile::tempdir().unwrap();
     let path = |name: &str| directory.path().join(name);
     fs::write(path("Makefile"), makefile).unwrap();

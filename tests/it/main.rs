@@ -40,6 +40,7 @@ mod inheritance;
 mod injection;
 mod jobs;
 mod jobserver;
+mod jobserver_of_workers;
 mod keep_alive;
 mod launch;
 mod limits;

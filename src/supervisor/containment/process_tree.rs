@@ -1,6 +1,7 @@
 //! The processes of one incarnation: the worker's own process, and how its descendants are recognised and held together.
 
 use crate::{
+    jobserver::server::TokenPipe,
     launch::child::ChildProcess,
     policy::survivors::SurvivorPolicy,
     supervisor::{
@@ -19,8 +20,8 @@ pub(crate) trait ThreadHold: fmt::Debug + Send + Sync {}
 
 /// The process of one incarnation and its descendants.
 ///
-/// The guard entry, the cgroup and the thread are released in this order: the entry before the process is reaped, since its number may be
-/// used again after that, and the cgroup when the tree has ended. Dropping the value releases what is left.
+/// The guard entry, the cgroup, the tokens and the thread are released in this order: the entry before the process is reaped, since its number
+/// may be used again after that, and the others when the tree has ended. Dropping the value releases what is left.
 #[derive(Debug)]
 pub(crate) struct ProcessTree {
     /// Where the process group is in the list of the guard.
@@ -28,6 +29,8 @@ pub(crate) struct ProcessTree {
     pub(crate) child: ChildProcess,
     pub(crate) token: TreeToken,
     pub(crate) cgroup: Mutex<Option<WorkerCgroup>>,
+    /// The tokens of a jobserver that the tree may hold.
+    pub(crate) tokens: Mutex<Option<TokenPipe>>,
     /// Why there is no cgroup.
     pub(crate) no_cgroup: Option<Box<str>>,
     /// In ticks of the boot clock, when the process was started or earlier.
@@ -76,6 +79,12 @@ impl ProcessTree {
     pub(crate) fn release_cgroup(&self) {
         let cgroup = lock(&self.cgroup).take();
         drop(cgroup);
+    }
+
+    /// Returns the tokens that the tree has held.
+    pub(crate) fn release_tokens(&self) {
+        let tokens = lock(&self.tokens).take();
+        drop(tokens);
     }
 
     /// Lets the thread end that started the process, which is reaped.

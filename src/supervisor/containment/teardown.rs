@@ -29,6 +29,7 @@ pub(crate) fn reap_killed(tree: &ProcessTree, deadline: Deadline) -> Option<Reap
     tree.release_guard_entry();
     let reaped = tree.child().reap_until(deadline).ok().flatten();
     tree.release_cgroup();
+    tree.release_tokens();
     tree.release_thread();
     reaped
 }

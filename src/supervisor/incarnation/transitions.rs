@@ -199,6 +199,7 @@ impl Incarnation {
         }
         self.process.tree().release_guard_entry();
         self.process.tree().release_cgroup();
+        self.process.tree().release_tokens();
         self.process.tree().release_thread();
         self.process.close_all();
         if !self.spec.is_attached() {

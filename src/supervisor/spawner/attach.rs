@@ -52,6 +52,7 @@ impl Spawner {
             child,
             token: TreeToken::new(&self.run, id, 1, true),
             cgroup: Mutex::default(),
+            tokens: None.into(),
             no_cgroup: Some("not for an attached process".into()),
             started_tick: stat::boot_ticks(),
             survivors: SurvivorPolicy::Ignore,

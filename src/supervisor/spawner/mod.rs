@@ -386,6 +386,7 @@ impl Spawner {
             child,
             token,
             cgroup: cgroup.into(),
+            tokens: ends.tokens.take().into(),
             no_cgroup,
             started_tick,
             survivors: spec.survivors,

@@ -80,6 +80,11 @@ impl WorkerSpec {
                 has_fd(|source| matches!(source, FdSource::Inherited(_))),
                 "descriptors are inherited at the start",
             ),
+            (
+                "jobserver",
+                has_fd(|source| matches!(source, FdSource::TokenReader(_))),
+                "descriptors are inherited at the start",
+            ),
             ("watchdog", self.watchdog.is_some(), "a process that is stopped in a debugger shows no activity"),
             ("runtime_max", self.runtime_max.is_some(), "a process that is stopped in a debugger would be stopped"),
             ("rlimit", !self.plan.limits.is_empty(), limits),

@@ -1,8 +1,22 @@
 //! The jobserver of a worker.
 
-use crate::{jobserver::client, launch::error::SpecError, supervisor::spec::WorkerSpec};
+use crate::{
+    jobserver::{client, server::JobserverServer},
+    launch::error::SpecError,
+    supervisor::spec::WorkerSpec,
+};
 
 impl WorkerSpec {
+    /// Gives the worker and its descendants tokens of a jobserver of ours: a pipe for each incarnation, and `MAKEFLAGS` and
+    /// `CARGO_MAKEFLAGS` that name it, with `-jN` in place of another one. What they hold when all of them have ended is there again.
+    /// Conflicts with [`inherit_jobserver`](Self::inherit_jobserver).
+    ///
+    /// A [`Process`](crate::Process) without a supervisor returns its tokens when it is dropped.
+    pub fn jobserver(mut self, server: &JobserverServer) -> Self {
+        self.plan.serve_jobserver(server.clone());
+        self
+    }
+
     /// Passes the [jobserver](crate::jobserver) on that this process was started with: the descriptors of its pipe or the path of its FIFO,
     /// and `MAKEFLAGS` and `CARGO_MAKEFLAGS` that name it. Without one, nothing changes. If one is named that cannot be used,
     /// [`validate`](Self::validate) and every start return [`SpecError::Jobserver`].
