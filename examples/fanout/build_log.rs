@@ -132,16 +132,16 @@ impl BuildLog {
         file.metadata().map(|metadata| modified(&metadata))
     }
 
-    /// Appends what is known of a step after it has run.
+    /// Appends what is known of a step after it has run. After an error nothing more is written.
     pub(crate) fn add(&mut self, step: u64, record: Record) -> io::Result<()> {
-        let mut text = self.lines_of(step, &record);
-        self.written = self.paths.len();
-        self.lines += 1;
-        self.records.insert(step, record);
-        match &mut self.file {
-            Some(file) => file.write_all(&std::mem::take(&mut text)),
-            None => Ok(()),
+        let Some(file) = &self.file else { return Ok(()) };
+        let written = (&*file).write_all(&self.lines_of(step, &record));
+        if written.is_err() {
+            self.file = None;
         }
+        self.written = self.paths.len();
+        self.records.insert(step, record);
+        written
     }
 
     /// The line about a step, after those of the paths that are not yet in the file.
