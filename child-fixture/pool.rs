@@ -64,7 +64,7 @@ fn never_added(n: u64) -> Result<u64, RpcError> {
 /// Called first in `main`.
 pub(crate) fn init() {
     let twice = |n: u64| -> Result<u64, RpcError> { Ok(n) };
-    pool::init(Functions::new().add(cube).add(twice).add(twice));
+    pool::init(Functions::new().function(cube).function(twice).function(twice));
 }
 
 /// A program whose pool runs its own functions.

@@ -21,8 +21,11 @@ static NAMES: OnceLock<Vec<&'static str>> = OnceLock::new();
 /// The functions of a program that its pools may run in other processes, for [`init`].
 #[derive(Default)]
 pub struct Functions {
-    functions: Vec<(&'static str, Box<dyn FnOnce() -> bool>)>,
+    functions: Vec<(&'static str, RunWorker)>,
 }
+
+/// Runs a worker. Returns whether it has ended well.
+type RunWorker = Box<dyn FnOnce() -> bool>;
 
 impl Functions {
     /// None.
@@ -32,7 +35,7 @@ impl Functions {
 
     /// Adds a function. It is known by its path, so a closure is possible only if it is the only one in its function.
     #[must_use]
-    pub fn add<T, R, E, F>(mut self, run: F) -> Self
+    pub fn function<T, R, E, F>(mut self, run: F) -> Self
     where
         T: DeserializeOwned,
         R: Serialize,
@@ -74,7 +77,7 @@ where
 /// }
 ///
 /// fn main() -> Result<(), Box<dyn std::error::Error>> {
-///     pool::init(Functions::new().add(count_lines));
+///     pool::init(Functions::new().function(count_lines));
 ///     let supervisor = Supervisor::new()?;
 ///     let pool = Pool::of_function(&supervisor, count_lines)?.workers(4).build()?;
 ///     for lines in pool.map(std::env::args().skip(1)) {
@@ -92,7 +95,7 @@ pub fn init(functions: Functions) {
     if arguments.next().is_some_and(|argument| argument == ARGUMENT) {
         let name = arguments.next().unwrap_or_default();
         let Some((_, run)) = functions.functions.into_iter().find(|(known, _)| name == *known) else {
-            eprintln!("no function {} is added to `Functions`", printable(name.as_encoded_bytes()));
+            eprintln!("no function {} was passed to pool::init", printable(name.as_encoded_bytes()));
             process::exit(1);
         };
         process::exit(i32::from(!run()));

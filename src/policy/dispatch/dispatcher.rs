@@ -2,6 +2,7 @@
 
 use super::{
     call::Call,
+    grant_counts::Grants,
     ids::{CallNumber, MemberId, TaskNumber},
     limit::{RunningMedian, TimeLimit},
     member::{MemberPhase, Members},
@@ -11,7 +12,11 @@ use super::{
     timers::{DispatchTimer, Timers},
     waiting::{Place, WaitingTasks},
 };
-use std::{collections::HashMap, mem, time::Instant};
+use std::{
+    collections::HashMap,
+    mem,
+    time::{Duration, Instant},
+};
 
 /// Gives tasks to workers, and decides when workers are started and stopped.
 ///
@@ -24,12 +29,13 @@ use std::{collections::HashMap, mem, time::Instant};
 pub(crate) struct Dispatch {
     pub(crate) settings: DispatchSettings,
     pub(super) tasks: HashMap<TaskNumber, Task>,
-    calls: HashMap<CallNumber, Call>,
+    pub(super) calls: HashMap<CallNumber, Call>,
     pub(super) members: Members,
     pub(super) waiting: WaitingTasks,
     pub(super) timers: Timers,
     pub(super) starts: Starts,
-    median: RunningMedian,
+    pub(super) grants: Grants,
+    pub(super) median: RunningMedian,
     pub(super) outputs: Vec<DispatchOutput>,
     last_task: u64,
     last_call: u64,
@@ -59,6 +65,7 @@ impl Dispatch {
             waiting: WaitingTasks::default(),
             timers: Timers::default(),
             starts: Starts::default(),
+            grants: Grants::default(),
             median: RunningMedian::default(),
             outputs: Vec::new(),
             last_task: 0,
@@ -114,7 +121,10 @@ impl Dispatch {
         }
         self.last_task += 1;
         let number = TaskNumber(self.last_task);
-        let rank = Rank::new(terms.priority, number);
+        let rank = Rank::new(&terms, number);
+        if let Some(class) = terms.class {
+            self.grants.of(class);
+        }
         self.tasks.insert(number, Task { rank, terms, attempts: 0, deaths: 0, call: None });
         self.enqueue(number);
         self.fill(now);
@@ -235,6 +245,7 @@ impl Dispatch {
         for member in self.members.all.keys().copied().collect::<Vec<_>>() {
             self.stop(member);
         }
+        self.fill(now);
     }
 
     /// No worker can be started any more.
@@ -243,6 +254,7 @@ impl Dispatch {
             self.state = DispatchState::Broken;
         }
         self.end_waiting(Ending::NoWorkers, now);
+        self.fill(now);
         self.finish_if_closed();
     }
 
@@ -253,9 +265,8 @@ impl Dispatch {
                 self.members.change(id, self.settings.in_flight, |member| member.phase = MemberPhase::Failed);
                 self.outputs.push(DispatchOutput::Kill(id));
             }
-            Some(MemberPhase::Failed) => {}
             Some(MemberPhase::Ready | MemberPhase::Draining | MemberPhase::Stopping) => self.kill(id),
-            None => {}
+            Some(MemberPhase::Failed) | None => {}
         }
         self.fill(now);
     }
@@ -302,19 +313,22 @@ impl Dispatch {
         {
             self.send(rank, (member, is_isolated), now);
         }
+        self.adjust_grants();
         self.resize(now);
     }
 
     /// The next task, its worker, and whether it must run alone. While a task waits that must, the least loaded worker gets no other.
     fn next_pair(&self) -> Option<(Rank, MemberId, bool)> {
-        let suspect = self.waiting.first_suspect();
+        let is_granted = |class| self.grants.is_granted(class);
+        let suspect = self.waiting.first(Place::Suspects, is_granted);
         for (at, (load, member)) in self.members.free().enumerate() {
             match suspect {
                 Some(suspect) if load == 0 => return Some((suspect, member, true)),
                 Some(_) if at == 0 => continue,
                 _ => {}
             }
-            if let Some(rank) = self.waiting.first_for(member) {
+            let places = [Place::General, Place::Keyed(member)];
+            if let Some(rank) = places.into_iter().filter_map(|place| self.waiting.first(place, is_granted)).min() {
                 return Some((rank, member, false));
             }
         }
@@ -329,25 +343,21 @@ impl Dispatch {
         task.call = Some(call);
         task.attempts += 1;
         let terms = task.terms;
+        if let Some(class) = terms.class {
+            self.grants.of(class).free -= 1;
+        }
         self.members.change(member, self.settings.in_flight, |member| {
             member.calls.push(call);
             member.tasks += 1;
             member.is_isolated = is_isolated;
         });
         let median = self.median.get();
-        let due = |limit: TimeLimit| now.checked_add(limit.check_after(median, Default::default())?);
+        let due = |limit: TimeLimit| now.checked_add(limit.check_after(median, Duration::ZERO)?);
         let (deadline, slow) = (due(terms.timeout), due(terms.slow));
         self.set_call_timers(call, deadline, slow);
-        self.calls.insert(call, Call { task: Some(rank.task), member, since: now, deadline, slow });
+        self.calls.insert(call, Call { task: Some(rank.task), member, class: terms.class, since: now, deadline, slow });
         self.outputs.push(DispatchOutput::Send { call, task: rank.task, member });
         self.drain_if_used_up(member);
-    }
-
-    fn set_call_timers(&mut self, call: CallNumber, deadline: Option<Instant>, slow: Option<Instant>) {
-        let timers = [(deadline, DispatchTimer::Deadline(call)), (slow, DispatchTimer::Slow(call))];
-        for (due, timer) in timers.into_iter().filter_map(|(due, timer)| Some((due?, timer))) {
-            self.timers.set(due, timer);
-        }
     }
 
     /// Removes a call whose worker has not ended.
@@ -371,6 +381,7 @@ impl Dispatch {
         if let Some(due) = call.slow {
             self.timers.cancel(due, DispatchTimer::Slow(number));
         }
+        self.outputs.extend(call.class.map(DispatchOutput::Return));
         Some(call)
     }
 
@@ -398,58 +409,6 @@ impl Dispatch {
         self.outputs.push(DispatchOutput::End { task: number, attempts: task.attempts, ending });
         if matches!(ending, Ending::Died | Ending::Poison | Ending::TimedOut(_)) {
             self.count_failure(now);
-        }
-    }
-
-    fn abandon_call(&mut self, number: CallNumber, now: Instant) {
-        let kill_at = now.checked_add(self.settings.cancel_grace);
-        let Some(call) = self.calls.get_mut(&number) else { return };
-        let slow = call.slow.take();
-        let deadline = mem::replace(&mut call.deadline, kill_at);
-        call.task = None;
-        self.outputs.push(DispatchOutput::Cancel { call: number, member: call.member });
-        if let Some(due) = deadline {
-            self.timers.cancel(due, DispatchTimer::Deadline(number));
-        }
-        if let Some(due) = slow {
-            self.timers.cancel(due, DispatchTimer::Slow(number));
-        }
-        self.set_call_timers(number, kill_at, None);
-    }
-
-    /// A call has reached its timeout, or has not ended in time after its cancellation.
-    fn deadline(&mut self, number: CallNumber, now: Instant) {
-        let median = self.median.get();
-        let Some(call) = self.calls.get_mut(&number) else { return };
-        call.deadline = None;
-        let (task, member, ran) = (call.task, call.member, now.saturating_duration_since(call.since));
-        let Some(task) = task else { return self.kill(member) };
-        let Some(limit) = self.tasks.get(&task).map(|task| task.terms.timeout) else { return };
-        match limit.now(median) {
-            Some(limit) if limit <= ran => self.end(task, Ending::TimedOut(limit), now),
-            _ => {
-                let due = limit.check_after(median, ran).and_then(|after| call.since.checked_add(after));
-                call.deadline = due;
-                self.set_call_timers(number, due, None);
-            }
-        }
-    }
-
-    fn check_slow(&mut self, number: CallNumber, now: Instant) {
-        let median = self.median.get();
-        let Some(call) = self.calls.get_mut(&number) else { return };
-        call.slow = None;
-        let ran = now.saturating_duration_since(call.since);
-        let Some((task, limit)) = call.task.and_then(|task| Some((task, self.tasks.get(&task)?.terms.slow))) else {
-            return;
-        };
-        match limit.now(median) {
-            Some(limit) if limit <= ran => self.outputs.push(DispatchOutput::Slow { task, after: ran }),
-            _ => {
-                let due = limit.check_after(median, ran).and_then(|after| call.since.checked_add(after));
-                call.slow = due;
-                self.set_call_timers(number, None, due);
-            }
         }
     }
 

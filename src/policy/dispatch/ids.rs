@@ -11,3 +11,7 @@ pub(crate) struct MemberId(pub(crate) u64);
 /// The number of a call in its pool, counted from 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct CallNumber(pub(crate) u64);
+
+/// What a task takes of a budget. Tasks of one class take the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct DemandClass(pub(crate) usize);

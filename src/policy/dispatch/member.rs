@@ -60,7 +60,7 @@ impl Members {
         self.last += 1;
         let id = MemberId(self.last);
         let seats: BTreeSet<usize> = self.taking().map(|(_, member)| member.seat).collect();
-        let seat = (0..).find(|seat| !seats.contains(seat)).unwrap_or_default();
+        let seat = (0..=seats.len()).find(|seat| !seats.contains(seat)).unwrap_or_default();
         let member = Member {
             phase: MemberPhase::Starting,
             seat,

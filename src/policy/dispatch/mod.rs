@@ -2,7 +2,10 @@
 //! decisions, which the pool carries out.
 
 pub(crate) mod call;
+pub(crate) mod deadlines;
 pub(crate) mod dispatcher;
+pub(crate) mod grant_counts;
+pub(crate) mod grants;
 pub(crate) mod ids;
 pub(crate) mod limit;
 pub(crate) mod member;

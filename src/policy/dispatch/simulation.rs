@@ -2,10 +2,11 @@
 
 use super::{
     dispatcher::{Dispatch, DispatchState},
-    ids::{CallNumber, MemberId, TaskNumber},
+    ids::{CallNumber, DemandClass, MemberId, TaskNumber},
     limit::TimeLimit,
     settings::{DispatchSettings, Halt},
     task::{DispatchOutput, Ending, TaskTerms},
+    waiting::Place,
 };
 use crate::deadline::start;
 use proptest::prelude::*;
@@ -16,7 +17,14 @@ use std::{
 
 #[derive(Debug, Clone)]
 enum Step {
-    Submit { priority: i32, retries: u32, key: Option<u64>, timeout: Option<u64>, is_poison: bool },
+    Submit {
+        priority: i32,
+        retries: u32,
+        key: Option<u64>,
+        timeout: Option<u64>,
+        is_poison: bool,
+        class: Option<usize>,
+    },
     Ready(usize),
     Answer(usize, bool),
     Exit(usize),
@@ -24,16 +32,29 @@ enum Step {
     Lost(usize),
     Cancel(usize),
     Recycle(usize),
+    Grant(usize),
     Wait(u64),
     Close,
     ShutDown,
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
-    let submit =
-        (0..3, 0_u32..4, prop::option::of(0..3_u64), prop::option::of(1..500_u64), prop::bool::weighted(0.1)).prop_map(
-            |(priority, retries, key, timeout, is_poison)| Step::Submit { priority, retries, key, timeout, is_poison },
-        );
+    let submit = (
+        0..3,
+        0_u32..4,
+        prop::option::of(0..3_u64),
+        prop::option::of(1..500_u64),
+        prop::bool::weighted(0.1),
+        prop::option::of(0..2_usize),
+    )
+        .prop_map(|(priority, retries, key, timeout, is_poison, class)| Step::Submit {
+            priority,
+            retries,
+            key,
+            timeout,
+            is_poison,
+            class,
+        });
     let at = 0..1000_usize;
     let step = prop_oneof![
         8 => submit,
@@ -44,6 +65,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         1 => at.clone().prop_map(Step::Lost),
         2 => at.clone().prop_map(Step::Cancel),
         1 => at.prop_map(Step::Recycle),
+        6 => (0..1000_usize).prop_map(Step::Grant),
         4 => (1..400_u64).prop_map(Step::Wait),
         1 => prop::bool::weighted(0.05).prop_map(|closes| if closes { Step::Close } else { Step::Wait(1) }),
         1 => prop::bool::weighted(0.05).prop_map(|ends| if ends { Step::ShutDown } else { Step::Wait(1) }),
@@ -81,6 +103,10 @@ struct World {
     /// The workers that run or start, with their tasks.
     members: BTreeMap<MemberId, Worker>,
     endings: Vec<Ending>,
+    /// The requests that the budget has not answered, and the grants that are not returned.
+    requested: Vec<DemandClass>,
+    granted: Vec<DemandClass>,
+    classes: BTreeMap<TaskNumber, DemandClass>,
 }
 
 #[derive(Default)]
@@ -110,6 +136,9 @@ impl World {
             suspects: BTreeMap::new(),
             members: BTreeMap::new(),
             endings: Vec::new(),
+            requested: Vec::new(),
+            granted: Vec::new(),
+            classes: BTreeMap::new(),
         };
         world.carry_out();
         world
@@ -149,6 +178,11 @@ impl World {
                 DispatchOutput::Kill(member) => {
                     self.members.get_mut(&member).expect("a worker that runs").is_killed = true;
                 }
+                DispatchOutput::Request(class) => self.requested.push(class),
+                DispatchOutput::Return(class) => {
+                    let at = self.granted.iter().position(|granted| *granted == class).expect("a grant");
+                    self.granted.swap_remove(at);
+                }
                 DispatchOutput::Slow { task, .. } => assert!(self.open.contains(&task)),
                 DispatchOutput::End { task, ending, .. } => {
                     assert!(self.open.remove(&task), "{task:?} ends once");
@@ -156,15 +190,30 @@ impl World {
                 }
             }
         }
+        self.check_grants();
         self.check_idleness();
+    }
+
+    /// Each call has what its task takes.
+    fn check_grants(&self) {
+        for class in [DemandClass(0), DemandClass(1)] {
+            let calls = self.members.values().flat_map(|worker| worker.calls.values());
+            let taken = calls.filter(|task| self.classes.get(task) == Some(&class)).count();
+            let granted = self.granted.iter().filter(|granted| **granted == class).count();
+            assert!(taken <= granted, "nothing runs without a grant");
+            // The worker that is kept free for a suspect may have one that it cannot use yet.
+            let is_reserved = self.dispatch.waiting.first(Place::Suspects, |_| true).is_some();
+            assert!(taken == granted || is_reserved, "none is kept without a call: {:?}", self.dispatch);
+        }
     }
 
     /// No worker is idle while a task waits that it may get.
     fn check_idleness(&self) {
         let free = self.members.values().filter(|worker| worker.is_ready && !worker.is_stopping && !worker.is_killed);
         let idle = free.filter(|worker| worker.calls.is_empty()).count();
-        let keyed = self.dispatch.waiting.len() - self.dispatch.waiting.count_general();
-        assert!(idle == 0 || self.dispatch.waiting.len() == keyed, "an idle worker, and a task for any worker");
+        let waits = |place| self.dispatch.waiting.first(place, |class| class.is_none()).is_some();
+        let may_be_sent = waits(Place::General) || waits(Place::Suspects);
+        assert!(idle == 0 || !may_be_sent, "an idle worker, and a task for any worker");
     }
 
     fn call(&self, at: usize) -> Option<(MemberId, CallNumber, TaskNumber)> {
@@ -202,13 +251,14 @@ impl World {
 
     fn step(&mut self, step: Step) {
         match step {
-            Step::Submit { priority, retries, key, timeout, is_poison } => {
+            Step::Submit { priority, retries, key, timeout, is_poison, class } => {
                 let timeout = timeout.map_or(TimeLimit::Never, |ms| TimeLimit::After(Duration::from_millis(ms)));
-                let terms = TaskTerms { priority, retries, key, timeout, slow: timeout };
+                let terms = TaskTerms { priority, retries, key, timeout, slow: timeout, class: class.map(DemandClass) };
                 let before = self.dispatch.state();
                 match self.dispatch.submit(terms, self.now) {
                     Ok(task) => {
                         assert!(self.open.insert(task));
+                        self.classes.extend(class.map(|class| (task, DemandClass(class))));
                         if is_poison {
                             self.poison.insert(task);
                         }
@@ -255,6 +305,13 @@ impl World {
                     self.dispatch.recycle(member, self.now);
                 }
             }
+            Step::Grant(at) => {
+                if !self.requested.is_empty() {
+                    let class = self.requested.swap_remove(at % self.requested.len());
+                    self.granted.push(class);
+                    self.dispatch.granted(class, self.now);
+                }
+            }
             Step::Wait(ms) => {
                 self.now += Duration::from_millis(ms);
                 self.dispatch.run_timers(self.now);
@@ -281,6 +338,9 @@ impl World {
                 self.answer(call, false);
             } else if self.members.values().any(|worker| !worker.is_ready) {
                 self.step(Step::Ready(0));
+                continue;
+            } else if !self.requested.is_empty() {
+                self.step(Step::Grant(0));
                 continue;
             } else {
                 let next = self.dispatch.next_timer().expect("something to do");

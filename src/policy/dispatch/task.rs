@@ -1,7 +1,7 @@
 //! Tasks, and what is decided about them.
 
 use super::{
-    ids::{CallNumber, MemberId, TaskNumber},
+    ids::{CallNumber, DemandClass, MemberId, TaskNumber},
     limit::TimeLimit,
 };
 use std::{cmp::Reverse, time::Duration};
@@ -19,6 +19,8 @@ pub(crate) struct TaskTerms {
     pub(crate) timeout: TimeLimit,
     /// The time after which it counts as slow.
     pub(crate) slow: TimeLimit,
+    /// What it takes of the budget; `None` without one.
+    pub(crate) class: Option<DemandClass>,
 }
 
 /// A task that has not ended.
@@ -39,11 +41,12 @@ pub(crate) struct Task {
 pub(crate) struct Rank {
     priority: Reverse<i32>,
     pub(crate) task: TaskNumber,
+    pub(crate) class: Option<DemandClass>,
 }
 
 impl Rank {
-    pub(crate) fn new(priority: i32, task: TaskNumber) -> Self {
-        Self { priority: Reverse(priority), task }
+    pub(crate) fn new(terms: &TaskTerms, task: TaskNumber) -> Self {
+        Self { priority: Reverse(terms.priority), task, class: terms.class }
     }
 }
 
@@ -69,6 +72,10 @@ pub(crate) enum DispatchOutput {
     Stop(MemberId),
     /// Kill a worker.
     Kill(MemberId),
+    /// Ask the budget for a grant of this class.
+    Request(DemandClass),
+    /// Return a grant of this class to the budget.
+    Return(DemandClass),
     /// The task runs longer than its limit for that.
     Slow { task: TaskNumber, after: Duration },
     /// The task has ended.

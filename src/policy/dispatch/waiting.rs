@@ -1,79 +1,78 @@
 //! The tasks that wait for a worker.
 
-use super::{ids::MemberId, task::Rank};
+use super::{
+    ids::{DemandClass, MemberId},
+    task::Rank,
+};
 use std::collections::{BTreeMap, BTreeSet};
 
+/// The tasks that wait, by their places and by what they take of the budget. No set is empty.
 #[derive(Debug, Default)]
-pub(crate) struct WaitingTasks {
-    /// For any worker.
-    general: BTreeSet<Rank>,
-    /// For one worker, because of their keys. No set is empty.
-    keyed: BTreeMap<MemberId, BTreeSet<Rank>>,
-    /// For a worker of their own: workers have died while they ran.
-    suspects: BTreeSet<Rank>,
-}
+pub(crate) struct WaitingTasks(BTreeMap<(Place, Option<DemandClass>), BTreeSet<Rank>>);
 
 /// Where a task waits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Place {
+    /// For any worker.
     General,
-    Keyed(MemberId),
+    /// For a worker of its own: workers have died while it ran.
     Suspects,
+    /// For one worker, because of its key.
+    Keyed(MemberId),
 }
 
 impl WaitingTasks {
     pub(crate) fn insert(&mut self, place: Place, rank: Rank) {
-        match place {
-            Place::General => self.general.insert(rank),
-            Place::Keyed(member) => self.keyed.entry(member).or_default().insert(rank),
-            Place::Suspects => self.suspects.insert(rank),
-        };
+        self.0.entry((place, rank.class)).or_default().insert(rank);
     }
 
     /// Removes a task, wherever it waits.
     pub(crate) fn remove(&mut self, rank: Rank) {
-        if self.general.remove(&rank) || self.suspects.remove(&rank) {
-            return;
+        let mut emptied = None;
+        for (key, ranks) in &mut self.0 {
+            if ranks.remove(&rank) {
+                emptied = ranks.is_empty().then_some(*key);
+                break;
+            }
         }
-        for ranks in self.keyed.values_mut() {
-            ranks.remove(&rank);
+        if let Some(key) = emptied {
+            self.0.remove(&key);
         }
-        self.keyed.retain(|_, ranks| !ranks.is_empty());
     }
 
     /// Takes the tasks that wait for a worker that takes no more.
-    pub(crate) fn take_keyed(&mut self, member: MemberId) -> BTreeSet<Rank> {
-        self.keyed.remove(&member).unwrap_or_default()
+    pub(crate) fn take_keyed(&mut self, member: MemberId) -> Vec<Rank> {
+        let keys: Vec<_> = self.classes(Place::Keyed(member)).map(|(class, _)| (Place::Keyed(member), class)).collect();
+        keys.into_iter().filter_map(|key| self.0.remove(&key)).flatten().collect()
     }
 
-    /// The first task for a worker that has others to do.
-    pub(crate) fn first_for(&self, member: MemberId) -> Option<Rank> {
-        let keyed = self.keyed.get(&member).and_then(BTreeSet::first);
-        keyed.into_iter().chain(self.general.first()).min().copied()
+    /// The first task at a place that the budget permits.
+    pub(crate) fn first(&self, place: Place, is_granted: impl Fn(Option<DemandClass>) -> bool) -> Option<Rank> {
+        self.classes(place)
+            .filter(|(class, _)| is_granted(*class))
+            .filter_map(|(_, ranks)| ranks.first().copied())
+            .min()
     }
 
-    pub(crate) fn first_suspect(&self) -> Option<Rank> {
-        self.suspects.first().copied()
+    /// The number of tasks at a place that take this of the budget.
+    pub(crate) fn count(&self, place: Place, class: DemandClass) -> usize {
+        self.0.get(&(place, Some(class))).map_or(0, BTreeSet::len)
+    }
+
+    fn classes(&self, place: Place) -> impl Iterator<Item = (Option<DemandClass>, &BTreeSet<Rank>)> {
+        let last = DemandClass(usize::MAX);
+        self.0.range((place, None)..=(place, Some(last))).map(|((_, class), ranks)| (*class, ranks))
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.general.len() + self.suspects.len() + self.keyed.values().map(BTreeSet::len).sum::<usize>()
+        self.0.values().map(BTreeSet::len).sum()
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.general.is_empty() && self.suspects.is_empty() && self.keyed.is_empty()
+        self.0.is_empty()
     }
 
     pub(crate) fn take_all(&mut self) -> impl Iterator<Item = Rank> + use<> {
-        let Self { general, keyed, suspects } = std::mem::take(self);
-        general.into_iter().chain(keyed.into_values().flatten()).chain(suspects)
-    }
-}
-
-#[cfg(test)]
-impl WaitingTasks {
-    /// The number of tasks that any worker without others may get.
-    pub(crate) fn count_general(&self) -> usize {
-        self.general.len() + self.suspects.len()
+        std::mem::take(&mut self.0).into_values().flatten()
     }
 }

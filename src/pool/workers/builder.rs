@@ -10,12 +10,15 @@ use crate::{
         },
         restart::Restart,
     },
-    pool::workers::{
-        core::PoolCore,
-        endpoint::{ControlEndpoint, Endpoint},
-        event::PoolEvent,
-        pool::Pool,
-        thread::{self, ThreadTasks},
+    pool::{
+        budget::Budget,
+        workers::{
+            core::PoolCore,
+            endpoint::{ControlEndpoint, Endpoint},
+            event::PoolEvent,
+            pool::Pool,
+            thread::{self, ThreadTasks},
+        },
     },
     supervisor::{Supervisor, handles::spawn::WorkerStarter, spec::WorkerSpec},
 };
@@ -33,6 +36,7 @@ pub struct PoolBuilder<Request, Response> {
     queue_limit: usize,
     terms: TaskTerms,
     thread: ThreadTasks,
+    budget: Option<Budget>,
     pool: PhantomData<fn(Request) -> Response>,
 }
 
@@ -52,6 +56,7 @@ impl<Request, Response> PoolBuilder<Request, Response> {
             queue_limit: QUEUE_LIMIT,
             terms: TaskTerms::default(),
             thread: ThreadTasks::default(),
+            budget: None,
             pool: PhantomData,
         }
     }
@@ -135,6 +140,13 @@ impl<Request, Response> PoolBuilder<Request, Response> {
         self
     }
 
+    /// Lets each task take a slot of a budget while a worker has it, and the resources that it [needs](crate::pool::TaskBuilder::needs).
+    /// Several pools and [queues of jobs](crate::pool::Jobs) can share it. Workers without a task take nothing.
+    pub fn budget(mut self, budget: &Budget) -> Self {
+        self.budget = Some(budget.clone());
+        self
+    }
+
     /// Calls a function with what happens in the pool, on the pool's thread. While it runs no worker is started and no timeout noticed, but
     /// tasks go on. A panic is caught.
     pub fn on_event(mut self, handler: impl Fn(&PoolEvent) + Send + Sync + 'static) -> Self {
@@ -160,7 +172,7 @@ impl<Request, Response> PoolBuilder<Request, Response> {
     }
 
     fn build_with(self, endpoint: Arc<dyn Endpoint>) -> io::Result<Pool<Request, Response>> {
-        let Self { starter, spec, settings, queue_limit, terms, thread, pool: _ } = self;
+        let Self { starter, spec, settings, queue_limit, mut terms, thread, budget, pool: _ } = self;
         let numbers =
             [("workers", settings.max), ("tasks in flight", settings.in_flight), ("waiting tasks", queue_limit)];
         if settings.min > settings.max {
@@ -175,7 +187,12 @@ impl<Request, Response> PoolBuilder<Request, Response> {
         let spec = endpoint.prepare(spec).restart(Restart::Never);
         spec.validate().map_err(io::Error::from)?;
         let lookahead = settings.max.saturating_mul(settings.in_flight).saturating_add(queue_limit);
-        let core = PoolCore::new(starter, spec, endpoint, (settings, queue_limit));
+        let budget = budget.map(|budget| budget.shared);
+        let has_budget = budget.is_some();
+        let core = PoolCore::new(starter, spec, endpoint, (settings, queue_limit), budget);
+        if has_budget {
+            terms.class = core.class(1, &[]).map_err(io::Error::other)?;
+        }
         core.lock().events.is_wanted = thread.on_event.is_some();
         thread::start(&core, thread)?;
         core.change(None, |state, now, _| state.dispatch.open(now));

@@ -2,19 +2,26 @@
 
 use crate::{
     exit::Exit,
-    policy::dispatch::{
-        dispatcher::Dispatch,
-        ids::{CallNumber, TaskNumber},
-        settings::DispatchSettings,
-        task::TaskTerms,
+    policy::{
+        dispatch::{
+            dispatcher::Dispatch,
+            ids::{CallNumber, DemandClass, TaskNumber},
+            settings::DispatchSettings,
+            task::TaskTerms,
+        },
+        schedule::task::{TaskId, TaskOutput},
     },
     pool::workers::{
         endpoint::Endpoint,
         error::{SubmitError, TaskErrorKind},
         shared_task::SharedTask,
         state::{Effect, PoolState},
+        tickets::BudgetQueue,
     },
-    supervisor::{clock::now, handles::spawn::WorkerStarter, spec::WorkerSpec, sync::lock},
+    supervisor::{
+        clock::now, handles::spawn::WorkerStarter, reactor::report::Report, spec::WorkerSpec, sync::lock,
+        worker::budget::SharedBudget,
+    },
     wire::jsonrpc::{
         completion::{Completion, ObserveCompletion},
         error::{Answer, CallError},
@@ -42,6 +49,7 @@ pub(crate) struct PoolCore {
     pub(crate) spec: WorkerSpec,
     /// How many tasks may wait.
     queue_limit: usize,
+    budget: Option<BudgetQueue>,
 }
 
 /// A task that is not in the pool yet.
@@ -65,6 +73,7 @@ impl PoolCore {
         spec: WorkerSpec,
         endpoint: Arc<dyn Endpoint>,
         (settings, queue_limit): (DispatchSettings, usize),
+        budget: Option<Arc<SharedBudget>>,
     ) -> Arc<Self> {
         Arc::new_cyclic(|me| Self {
             me: Weak::clone(me),
@@ -76,6 +85,7 @@ impl PoolCore {
             starter,
             spec,
             queue_limit,
+            budget: budget.map(|budget| BudgetQueue::new(budget, Weak::clone(me))),
         })
     }
 
@@ -91,9 +101,19 @@ impl PoolCore {
     ) -> T {
         let mut state = self.lock();
         let (result, effects) = self.change_locked(&mut state, exit, change);
-        drop(state);
-        effects.into_iter().for_each(|effect| self.carry_out(effect));
+        self.finish_change(state, effects);
         result
+    }
+
+    fn finish_change(&self, state: MutexGuard<'_, PoolState>, effects: Vec<Effect>) {
+        let is_over = state.dispatch.is_over();
+        drop(state);
+        for effect in effects {
+            self.carry_out(effect);
+        }
+        if let (true, Some(budget)) = (is_over, &self.budget) {
+            budget.end();
+        }
     }
 
     fn change_locked<T>(
@@ -143,6 +163,16 @@ impl PoolCore {
             // If it is refused, the supervisor reports that with the exit.
             Effect::Kill(worker) => drop(worker.kill()),
             Effect::End(task, result) => task.end(result),
+            Effect::RequestGrant(class) => {
+                if let Some(budget) = &self.budget {
+                    budget.request(TaskId(self.starter.registry.next_id()), class);
+                }
+            }
+            Effect::ReturnGrant(class) => {
+                if let Some(budget) = &self.budget {
+                    budget.give_back(class);
+                }
+            }
         }
     }
 
@@ -184,6 +214,21 @@ impl PoolCore {
         }
     }
 
+    /// The budget has granted a request.
+    fn granted(&self, ticket: TaskId) {
+        if let Some(class) = self.budget.as_ref().and_then(|budget| budget.granted(ticket)) {
+            self.change(None, |state, now, _| state.dispatch.granted(class, now));
+        }
+    }
+
+    /// The class of tasks that take this of the budget.
+    pub(crate) fn class(&self, weight: u64, needs: &[(Box<str>, u64)]) -> Result<Option<DemandClass>, SubmitError> {
+        match &self.budget {
+            Some(budget) => Ok(Some(budget.class(weight, needs)?)),
+            None => Err(SubmitError::NoBudget),
+        }
+    }
+
     /// Adds a task. Returns it with the error if it is not accepted.
     pub(crate) fn submit(&self, new: NewTask, patience: Patience) -> Result<Arc<SharedTask>, (SubmitError, NewTask)> {
         let mut state = self.lock();
@@ -211,8 +256,7 @@ impl PoolCore {
                 }
                 Err(refusal) => Err((state.refusal(refusal), new)),
             });
-        drop(state);
-        effects.into_iter().for_each(|effect| self.carry_out(effect));
+        self.finish_change(state, effects);
         accepted
     }
 
@@ -250,6 +294,14 @@ impl PoolCore {
         };
         state.thread_due = None;
         state
+    }
+}
+
+impl Report<TaskOutput> for PoolCore {
+    fn report(&self, output: TaskOutput) {
+        if let TaskOutput::Start { task, .. } = output {
+            self.granted(task);
+        }
     }
 }
 

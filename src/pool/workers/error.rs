@@ -3,6 +3,7 @@
 use crate::{
     exit::Exit,
     launch::error::SpawnError,
+    policy::schedule::task::DemandError,
     text::printable,
     wire::{
         decode::DecodeError,
@@ -85,6 +86,37 @@ pub enum SubmitError {
         /// The tasks that wait for a worker.
         waiting: usize,
     },
+    /// The task has a [weight](crate::pool::TaskBuilder::weight) or [needs](crate::pool::TaskBuilder::needs), and the pool has no
+    /// [budget](crate::pool::PoolBuilder::budget).
+    #[error("the task needs a budget, and the pool has none")]
+    NoBudget,
+    /// The weight of the task is zero.
+    #[error("a task of weight 0 would take no slot: the lowest weight is 1")]
+    NoWeight,
+    /// The weight of the task exceeds the limit of the budget.
+    #[error("the task takes {weight} slots, and there are {limit}")]
+    WeightAboveLimit {
+        /// The weight.
+        weight: u64,
+        /// The number of slots.
+        limit: u64,
+    },
+    /// The budget has no such resource.
+    #[error("the task needs `{name}`, which is no resource of its budget")]
+    UnknownResource {
+        /// The name.
+        name: Box<str>,
+    },
+    /// The task needs more of a resource than there is.
+    #[error("the task needs {amount} of `{name}`, and there is {limit}")]
+    NeedAboveLimit {
+        /// The name of the resource.
+        name: Box<str>,
+        /// The amount that it needs.
+        amount: u64,
+        /// The amount that there is.
+        limit: u64,
+    },
     /// The pool was shut down.
     #[error("pool is shut down")]
     ShutDown,
@@ -94,6 +126,17 @@ pub enum SubmitError {
     /// No worker starts.
     #[error("no worker starts: {0}")]
     NoWorkers(StartFailure),
+}
+
+impl From<DemandError> for SubmitError {
+    fn from(error: DemandError) -> Self {
+        match error {
+            DemandError::NoSlots => Self::NoWeight,
+            DemandError::TooManySlots { wanted, limit } => Self::WeightAboveLimit { weight: wanted, limit },
+            DemandError::UnknownResource { name } => Self::UnknownResource { name },
+            DemandError::TooMuch { name, wanted, limit } => Self::NeedAboveLimit { name, amount: wanted, limit },
+        }
+    }
 }
 
 /// The number of attempts in a text.

@@ -17,3 +17,4 @@ pub(crate) mod state;
 pub(crate) mod task;
 pub(crate) mod task_builder;
 pub(crate) mod thread;
+pub(crate) mod tickets;

@@ -1,7 +1,11 @@
 //! The handle of a pool.
 
 use crate::{
-    policy::dispatch::{ids::TaskNumber, member::MemberPhase, task::TaskTerms},
+    policy::dispatch::{
+        ids::{DemandClass, TaskNumber},
+        member::MemberPhase,
+        task::TaskTerms,
+    },
     pool::workers::{
         core::{NewTask, Patience, PoolCore},
         error::SubmitError,
@@ -130,6 +134,10 @@ impl<Request, Response> Pool<Request, Response> {
         });
         self.core.wait_over(now().checked_add(timeout.saturating_add(EXIT_TIME)));
         self.report(aborted)
+    }
+
+    pub(crate) fn class(&self, weight: u64, needs: &[(Box<str>, u64)]) -> Result<Option<DemandClass>, SubmitError> {
+        self.core.class(weight, needs)
     }
 
     pub(crate) fn cancel(&self, task: u64) {

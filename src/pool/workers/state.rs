@@ -6,7 +6,7 @@ use crate::{
     launch::error::SpawnError,
     policy::dispatch::{
         dispatcher::{Dispatch, DispatchState},
-        ids::{CallNumber, MemberId, TaskNumber},
+        ids::{CallNumber, DemandClass, MemberId, TaskNumber},
         task::{DispatchOutput, Ending},
     },
     pool::workers::{
@@ -79,6 +79,8 @@ pub(crate) enum Effect {
     StopWithin(Worker, Duration),
     Kill(Worker),
     End(Arc<SharedTask>, TaskResult),
+    RequestGrant(DemandClass),
+    ReturnGrant(DemandClass),
 }
 
 impl PoolState {
@@ -224,6 +226,8 @@ impl PoolState {
                     Some(PoolMember::Spawning { is_stopped, .. }) => *is_stopped = true,
                     None => {}
                 },
+                DispatchOutput::Request(class) => effects.push(Effect::RequestGrant(class)),
+                DispatchOutput::Return(class) => effects.push(Effect::ReturnGrant(class)),
                 DispatchOutput::Slow { task, after } => {
                     if let Some(task) = self.tasks.get(&task) {
                         self.events.push(|| PoolEvent::Slow { request: task.name(), after });

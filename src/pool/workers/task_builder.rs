@@ -26,6 +26,8 @@ pub struct TaskBuilder<'a, Request, Response> {
     request: serde_json::Result<Box<RawValue>>,
     name: Option<Box<str>>,
     terms: TaskTerms,
+    weight: u64,
+    needs: Vec<(Box<str>, u64)>,
 }
 
 impl<Request: Serialize, Response: DeserializeOwned> Pool<Request, Response> {
@@ -46,7 +48,7 @@ impl<Request: Serialize, Response: DeserializeOwned> Pool<Request, Response> {
 
 impl<'a, Request, Response> TaskBuilder<'a, Request, Response> {
     pub(crate) fn new(pool: &'a Pool<Request, Response>, request: serde_json::Result<Box<RawValue>>) -> Self {
-        Self { pool, request, name: None, terms: pool.terms }
+        Self { pool, request, name: None, terms: pool.terms, weight: 1, needs: Vec::new() }
     }
 
     /// Sets the name of the task in errors; by default `task N`.
@@ -89,6 +91,19 @@ impl<'a, Request, Response> TaskBuilder<'a, Request, Response> {
         self
     }
 
+    /// Sets how many slots of the pool's [budget](crate::pool::PoolBuilder::budget) the task takes while a worker has it; by default 1.
+    pub fn weight(mut self, slots: u32) -> Self {
+        self.weight = u64::from(slots);
+        self
+    }
+
+    /// Adds resources of the pool's [budget](crate::pool::PoolBuilder::budget) that the task takes while a worker has it. Until there is
+    /// enough of them, other tasks are sent.
+    pub fn needs(mut self, resources: impl IntoIterator<Item = (impl Into<Box<str>>, u64)>) -> Self {
+        self.needs.extend(resources.into_iter().map(|(name, amount)| (name.into(), amount)));
+        self
+    }
+
     /// Submits the task. Blocks while the queue of the pool is [full](crate::pool::PoolBuilder::queue_limit).
     ///
     /// # Errors
@@ -117,7 +132,10 @@ impl<'a, Request, Response> TaskBuilder<'a, Request, Response> {
     }
 
     fn submit_with(self, patience: Patience) -> Result<Task<Response>, SubmitError> {
-        let Self { pool, request, name, terms } = self;
+        let Self { pool, request, name, mut terms, weight, needs } = self;
+        if weight != 1 || !needs.is_empty() {
+            terms.class = pool.class(weight, &needs)?;
+        }
         let new = NewTask { request: request.map_err(SubmitError::Encode)?, name, terms };
         pool.submit_new(new, patience).map_err(|(error, _)| error)
     }

@@ -27,7 +27,7 @@ fn p16_program_without_init_does_not_start_itself() {
     let error = Pool::of_function(&supervisor, function).unwrap_err();
     assert!(matches!(error, FunctionError::NotInitialized), "{error}");
     let (code, _, stderr) = run(&["--pipewright-function", "unknown\n"]);
-    assert_eq!((code, &*stderr), (Some(1), "no function unknown\\n is added to `Functions`\n"));
+    assert_eq!((code, &*stderr), (Some(1), "no function unknown\\n was passed to pool::init\n"));
     let (code, _, stderr) = run(&["--pipewright-function", "child_fixture::pool::cube"]);
     assert_eq!(code, Some(1));
     assert!(stderr.contains("worker"), "started by hand: {stderr}");

@@ -1,5 +1,6 @@
 //! Pools of persistent workers.
 
+mod budgets;
 mod deaths;
 mod ends;
 mod flood;
