@@ -256,7 +256,7 @@ impl Exit {
             Some(line) => {
                 let shown: String = line.chars().take(LAST_WORDS_MAX).collect();
                 let omitted = if shown.len() < line.len() { "..." } else { "" };
-                format!("{self}: {shown}{omitted}")
+                format!("{self}; its last line on stderr: {shown}{omitted}")
             }
         }
     }

@@ -1,9 +1,9 @@
 //! The texts that a user reads when a worker fails: the error of a call, and what a program prints of the events.
 
-use crate::support::DEADLINE;
+use crate::support::{DEADLINE, FIXTURE};
 use pipewright::{
     CallError, Event, EventKind, OutputMode, Pass, Readiness, ReadinessAnswer, Restart, Supervisor, Watchdog, Worker,
-    WorkerSpec,
+    WorkerSpec, pool::Pool,
 };
 use regex_lite::Regex;
 use serde_json::{Value, json};
@@ -197,6 +197,47 @@ failed to start /tmp/DIR/empty: file has no `#!` line and is not an executable f
 failed to start /tmp/DIR: it is a directory: Permission denied (os error 13)
 failed to start true: entering working directory /nonexistent: No such file or directory (os error 2)";
 
+/// The errors of a pool with a worker that is the fixture's, or with another one.
+#[test]
+fn p16_task_of_a_pool_says_which_task_has_failed_and_why() {
+    let supervisor = Supervisor::new().unwrap();
+    let fixture = || WorkerSpec::new(FIXTURE).arg("pool-worker").stderr(OutputMode::Lines);
+    let pool = |spec| Pool::<(&str, Value), Vec<u32>>::builder(&supervisor, spec).workers(1);
+    let mut text = String::new();
+    for (spec, request, retries) in [
+        (fixture(), ("die", json!(11)), 0),
+        (fixture(), ("die", json!(6)), 5),
+        (fixture(), ("fail", json!("a.rs: no such file")), 0),
+        (fixture(), ("panic", Value::Null), 0),
+        (fixture(), ("fly", Value::Null), 0),
+        (fixture(), ("echo", json!("many")), 0),
+        (fixture(), ("hang", Value::Null), 0),
+        (fixture().args(["--exit", "3"]), ("square", json!(2)), 0),
+        (WorkerSpec::new("no-such-worker").env("PATH", "/bin"), ("square", json!(2)), 0),
+        (WorkerSpec::new("/bin/cat"), ("square", json!(2)), 0),
+    ] {
+        let pool = pool(spec).retries(retries).timeout(Duration::from_secs(1)).cancel_grace(SHORT).build().unwrap();
+        let error = match pool.task(request).name(format!("lint {}", text.lines().count() + 1)).submit() {
+            Ok(task) => task.wait_timeout(DEADLINE).unwrap().unwrap_err().to_string(),
+            Err(error) => error.to_string(),
+        };
+        writeln!(text, "{error}").unwrap();
+    }
+    let text = normalized(&text);
+    assert!(text == TASK_ERRORS, "the user reads:\n{text}");
+}
+
+const TASK_ERRORS: &str = r#"lint 1: its worker has died: killed by signal 11 (SIGSEGV); its last line on stderr: about to die
+lint 2: every worker that had it has died: killed by signal 6 (SIGABRT); its last line on stderr: about to die (attempt 3)
+lint 3: failed: remote error 7: a.rs: no such file
+lint 4: failed: remote error -32603: the method panicked
+lint 5: failed: remote error -32601: method not found: "fly"
+lint 6: invalid result: invalid message at byte 5: `"many[here]"`: invalid type: string "many", expected a sequence at line 1 column 6
+lint 7: no result within TIME
+lint 8: no worker starts: exited before it was used: exit code 3; its last line on stderr: cannot start: no licence
+lint 9: no worker starts: failed to start no-such-worker: execve (searched in /bin): No such file or directory (os error 2)
+lint 10: no worker starts: exited before it was used: exit code 0"#;
+
 #[test]
 #[ignore = "needs python3"]
 fn p16_worker_of_another_version() {
@@ -221,7 +262,7 @@ fn p16_worker_of_another_version_of_the_protocol() {
     assert_call(
         spec,
         DEADLINE,
-        r#"call: worker exited: exit code 1: protocol version 7 is not supported, only 1
+        r#"call: worker exited: exit code 1; its last line on stderr: protocol version 7 is not supported, only 1
 warning: refused a connection to the control socket by process PID: protocol version 7 is not supported, only 1: `{"jsonrpc": "2.0", "id": 0, "method": "hello", "params": {"key": "...", "version": 7}}\n`
 exited before it connected to its control pipe
 exit code 1, finished
@@ -236,7 +277,7 @@ fn p16_worker_whose_handshake_is_refused() {
     assert_call(
         spec,
         DEADLINE,
-        r#"call: worker exited: exit code 1: no worker with this key is expected: it was used before, or its worker has ended
+        r#"call: worker exited: exit code 1; its last line on stderr: no worker with this key is expected: it was used before, or its worker has ended
 warning: refused a connection to the control socket by process PID: no worker with this key is expected: it was used before, or its worker has ended: `{"jsonrpc": "2.0", "id": 0, "method": "hello", "params": {"key": "0", "version": 1}}\n`
 exited before it connected to its control pipe
 exit code 1, finished
@@ -252,7 +293,7 @@ fn p16_worker_that_dies_at_its_start() {
     assert_call(
         spec.ready(ready),
         DEADLINE,
-        r"call: worker exited: exit code 1: worker.conf: no such file
+        r"call: worker exited: exit code 1; its last line on stderr: worker.conf: no such file
 exited before it connected to its control pipe
 exited before it was ready, after TIME
 | worker.conf: no such file
@@ -268,7 +309,7 @@ fn p16_worker_that_dies_in_a_call() {
     assert_call(
         spec.clone(),
         DEADLINE,
-        r#"call: worker exited: exit code 1: KeyError: 'colour'
+        r#"call: worker exited: exit code 1; its last line on stderr: KeyError: 'colour'
 exit code 1, finished
 | Traceback (most recent call last):
 |   File "<string>", line N, in <module>
@@ -497,7 +538,7 @@ fn p16_worker_that_floods_standard_error() {
     assert_call(
         worker(script).stderr_tail(68),
         DEADLINE,
-        "call: worker exited: exit code 1: line 9999
+        "call: worker exited: exit code 1; its last line on stderr: line 9999
 exit code 1, finished
 | line 0
 | line 1

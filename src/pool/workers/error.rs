@@ -148,30 +148,13 @@ impl fmt::Display for Attempts {
     }
 }
 
-/// An exit with the last line of standard error.
-struct Died<'a>(&'a Exit);
-
-impl fmt::Display for Died<'_> {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "{}", self.0)?;
-        if self.0.oom_killed {
-            formatter.write_str(", out of memory")?;
-        }
-        let text = self.0.stderr_text();
-        match text.lines().rfind(|line| !line.trim().is_empty()) {
-            Some(line) => write!(formatter, "; its last line on stderr: {}", line.trim()),
-            None => Ok(()),
-        }
-    }
-}
-
 impl fmt::Display for TaskErrorKind {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Failed(error) => write!(formatter, "failed: {error}"),
             Self::InvalidResult(error) => write!(formatter, "invalid result: {error}"),
-            Self::WorkerDied(exit) => write!(formatter, "its worker has died: {}", Died(exit)),
-            Self::Poison(exit) => write!(formatter, "every worker that had it has died: {}", Died(exit)),
+            Self::WorkerDied(exit) => write!(formatter, "its worker has died: {}", exit.with_last_words()),
+            Self::Poison(exit) => write!(formatter, "every worker that had it has died: {}", exit.with_last_words()),
             Self::TimedOut { limit } => write!(formatter, "no result within {limit:?}"),
             Self::Cancelled => formatter.write_str("cancelled"),
             Self::Halted => formatter.write_str("not finished: the pool has halted after too many failures"),
@@ -187,7 +170,7 @@ impl fmt::Display for StartFailure {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Spawn(error) => write!(formatter, "{error}"),
-            Self::Exited(exit) => write!(formatter, "exited before it was used: {}", Died(exit)),
+            Self::Exited(exit) => write!(formatter, "exited before it was used: {}", exit.with_last_words()),
             Self::SupervisorGone => formatter.write_str("the supervisor has ended"),
         }
     }
