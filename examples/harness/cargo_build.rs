@@ -80,7 +80,8 @@ struct Package {
     readme: Option<String>,
 }
 
-/// Runs `cargo test --no-run` with these arguments. Returns the test programs in the order of cargo.
+/// Runs `cargo test --no-run` with these arguments. Returns the test programs in the order of their ids: cargo reports them in the order in
+/// which they were built, and partitions on several machines need the same order.
 pub(crate) fn build(supervisor: &Supervisor, arguments: &[OsString]) -> Result<Vec<TestProgram>, BuildError> {
     let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let format = "--message-format=json-render-diagnostics";
@@ -120,7 +121,9 @@ pub(crate) fn build(supervisor: &Supervisor, arguments: &[OsString]) -> Result<V
             environment,
         }
     };
-    Ok(artifacts.iter().filter(is_test).map(program).collect())
+    let mut programs: Vec<TestProgram> = artifacts.iter().filter(is_test).map(program).collect();
+    programs.sort_by(|one, other| (&one.id, &one.path).cmp(&(&other.id, &other.path)));
+    Ok(programs)
 }
 
 /// Runs a program and returns its messages, one JSON value a line. What it prints on standard error is shown.
