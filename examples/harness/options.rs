@@ -31,7 +31,7 @@ Runs tests, each in a process of its own.
   --slow-timeout TIME      reports a test that runs longer, and again after each such time; 60s by default
   --terminate-after N      stops a test after N slow timeouts
   --grace-period TIME      from SIGTERM to SIGKILL; 10s by default
-  --leak-timeout TIME      how long the output of a test may stay open after its end; 100ms by default
+  --leak-timeout TIME      how long processes of a test may go on after its end, and its output stay open; 100ms by default
   --fail-leaks             a test fails if it leaves a process or an open output behind
   --no-fail-fast           goes on after the first failure
   --max-fail N             goes on until N tests have failed

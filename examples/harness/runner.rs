@@ -151,7 +151,12 @@ impl<'a> Runner<'a> {
 
     fn submit(&mut self, result: TestResult) {
         let stop = StopPolicy::kill().step([StopStep::SignalGroup(SIGTERM)], self.options.grace_period);
-        let mut spec = result.test.spec().stop(stop).drain_timeout(self.options.leak_timeout);
+        let mut spec = result
+            .test
+            .spec()
+            .stop(stop)
+            .drain_timeout(self.options.leak_timeout)
+            .survivor_grace_period(self.options.leak_timeout);
         if let Some(periods) = self.options.terminate_after {
             spec = spec.runtime_max(self.options.slow_timeout.saturating_mul(periods));
         }

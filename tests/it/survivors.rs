@@ -43,6 +43,39 @@ fn reported(exit: &Arc<Exit>) -> Vec<u32> {
 }
 
 both_ways! {
+    fn p09_descendant_that_exits_within_grace_period_is_no_survivor(way: Way) {
+        for policy in [SurvivorPolicy::Kill, SurvivorPolicy::Report] {
+            let mut story = Story::new();
+            let spec = way.program("/bin/sh").args(["-c", "sleep 0.1 >/dev/null 2>&1 &"]).survivors(policy);
+            story.supervisor.spawn(spec.survivor_grace_period(crate::support::DEADLINE)).unwrap();
+            let exit = story.exit();
+            assert!(exit.success() && exit.survivors.is_empty(), "{exit:?}");
+            assert!(exit.duration >= Duration::from_millis(90), "{exit:?}");
+        }
+    }
+
+    fn p09_descendant_that_outlives_grace_period_is_killed(way: Way) {
+        let mut story = Story::new();
+        let spec = starts(way, SurvivorPolicy::Kill, "exit 0").survivor_grace_period(Duration::from_millis(100));
+        story.supervisor.spawn(spec).unwrap();
+        let mut left = two(&mut story);
+        left.0.sort_unstable();
+        let exit = story.exit();
+        assert_eq!(reported(&exit), left.0, "{exit:?}");
+        assert!(exit.duration >= Duration::from_millis(100), "{exit:?}");
+        left.0.iter().for_each(|pid| wait_gone(*pid));
+    }
+
+    fn p08_stop_does_not_wait_for_survivor_grace_period(way: Way) {
+        let mut story = Story::new();
+        let spec = starts(way, SurvivorPolicy::Kill, "read -r _").survivor_grace_period(Duration::MAX);
+        let worker = story.supervisor.spawn(spec).unwrap();
+        let left = two(&mut story);
+        worker.kill().unwrap();
+        story.exit();
+        left.0.iter().for_each(|pid| wait_gone(*pid));
+    }
+
     fn p09_reports_survivors_and_leaves_them_alive(way: Way) {
         let mut story = Story::new();
         let worker = story.supervisor.spawn(starts(way, SurvivorPolicy::Report, "read -r _; exit 0")).unwrap();

@@ -39,4 +39,8 @@ pub(crate) struct TreeTermination {
     /// The cgroup was killed, and not checked since.
     pub(crate) is_killed: bool,
     pub(crate) deadline: Option<Instant>,
+    /// When descendants that still run are survivors.
+    pub(crate) grace_until: Option<Instant>,
+    /// The number of scans, or checks of the cgroup, until then.
+    pub(crate) grace_scans: u32,
 }

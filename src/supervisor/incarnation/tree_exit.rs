@@ -20,7 +20,10 @@ use crate::{
     },
     sys::{proc::pinned::PinnedProcess, this_process},
 };
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 /// The most scans that find new descendants; then the remaining ones are reported as survivors.
 const MAX_SCANS: u32 = 100;
@@ -46,12 +49,20 @@ impl Incarnation {
             return self.reap(cx);
         }
         if self.tree.termination.is_none() {
-            self.tree.termination.get_or_insert_default().deadline = now.checked_add(KILL_TIMEOUT);
-            cx.reactor.set_timer_after(KILL_TIMEOUT, Timer::TreeTimeout(self.key));
+            let is_stopped = self.stop_cause.is_some() || self.process.is_killed();
+            let grace_period = if is_stopped { Duration::ZERO } else { self.spec.survivor_grace_period };
+            let timeout = KILL_TIMEOUT.saturating_add(grace_period);
+            let termination = self.tree.termination.get_or_insert_default();
+            termination.deadline = now.checked_add(timeout);
+            termination.grace_until = now.checked_add(grace_period);
+            cx.reactor.set_timer_after(timeout, Timer::TreeTimeout(self.key));
         }
         if let Some(is_populated) = self.process.tree().with_cgroup(WorkerCgroup::is_populated) {
             if is_populated {
-                return self.wait_for_cgroup(cx);
+                if !self.wait_for_grace(cx) {
+                    self.wait_for_cgroup(cx);
+                }
+                return;
             }
             self.tree.scan.uninspected = Some(0);
             return if this_process::is_reaper() { self.inspect(ScanTask::ReapKilled, cx) } else { self.reap_last(cx) };
@@ -60,7 +71,25 @@ impl Incarnation {
             self.tree.scan.uninspected = Some(0);
             return self.reap_last(cx);
         }
-        self.inspect(ScanTask::Survivors(survivors), cx);
+        // A scan that does not kill, unless the grace period is over.
+        let is_grace = self.remaining_grace(now).is_some();
+        self.inspect(ScanTask::Survivors(if is_grace { SurvivorPolicy::Report } else { survivors }), cx);
+    }
+
+    /// The rest of the time in which descendants may exit by themselves.
+    fn remaining_grace(&self, now: Instant) -> Option<Duration> {
+        let until = self.tree.termination.as_ref()?.grace_until?;
+        Some(until.saturating_duration_since(now)).filter(|rest| !rest.is_zero())
+    }
+
+    /// Schedules the next look at descendants that may exit by themselves. False if their time is over.
+    fn wait_for_grace(&mut self, cx: &mut IncarnationContext<'_>) -> bool {
+        let Some(rest) = self.remaining_grace(cx.reactor.clock.now()) else { return false };
+        let termination = self.tree.termination.get_or_insert_default();
+        termination.grace_scans += 1;
+        let interval = EXEC_RESCAN_INTERVAL * 2_u32.saturating_pow(termination.grace_scans.min(16));
+        cx.reactor.set_timer_after(interval.min(LONGEST_CGROUP_CHECK_INTERVAL).min(rest), Timer::TreeRescan(self.key));
+        true
     }
 
     /// Whether the pids that were assigned since the start show that the worker has no descendant.
@@ -154,6 +183,13 @@ impl Incarnation {
     }
 
     fn tree_scanned(&mut self, survivors: SurvivorPolicy, result: ScanResult, cx: &mut IncarnationContext<'_>) {
+        if result.count > 0 && survivors == SurvivorPolicy::Report && self.wait_for_grace(cx) {
+            return;
+        }
+        if survivors != self.spec.survivors && result.count > 0 {
+            // The grace period has ended during the scan.
+            return self.inspect(ScanTask::Survivors(self.spec.survivors), cx);
+        }
         self.tree.scan.uninspected = result.uninspected;
         self.add_survivors(result.survivors);
         let termination = self.tree.termination.get_or_insert_default();
@@ -165,7 +201,7 @@ impl Incarnation {
         if self.rescan_soon(result.needs_rescan, cx) {
             return;
         }
-        if survivors == SurvivorPolicy::Kill { self.reap_last(cx) } else { self.reap(cx) }
+        if self.spec.survivors == SurvivorPolicy::Kill { self.reap_last(cx) } else { self.reap(cx) }
     }
 
     /// Schedules another scan, if it is needed and the limit is not reached. False if not.

@@ -102,6 +102,7 @@ pub struct WorkerSpec {
     pub(crate) stop: StopPolicy,
     pub(crate) outlives_supervisor: bool,
     pub(crate) survivors: SurvivorPolicy,
+    pub(crate) survivor_grace_period: Duration,
     /// As `stop_asked`.
     pub(crate) ready_asked: Option<Readiness>,
     pub(crate) ready: Option<Readiness>,
@@ -171,6 +172,7 @@ impl WorkerSpec {
             stop: StopPolicy::default(),
             outlives_supervisor: false,
             survivors: SurvivorPolicy::Kill,
+            survivor_grace_period: Duration::ZERO,
             ready_asked: None,
             ready: None,
             watchdog: None,

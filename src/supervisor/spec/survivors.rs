@@ -1,6 +1,7 @@
 //! Settings for processes that outlive their worker or their supervisor.
 
 use crate::{policy::survivors::SurvivorPolicy, supervisor::spec::WorkerSpec};
+use std::time::Duration;
 
 impl WorkerSpec {
     /// Sets what happens to descendants that outlive the worker; they are [killed](SurvivorPolicy::Kill) by default.
@@ -16,6 +17,15 @@ impl WorkerSpec {
     #[doc(alias = "KillMode")]
     pub fn survivors(mut self, survivors: SurvivorPolicy) -> Self {
         self.survivors = survivors;
+        self
+    }
+
+    /// Sets how long descendants may take to exit by themselves after the worker has exited without being stopped; zero by default. Those that
+    /// run after this time are survivors. The exit is reported when none is left, or at the end of the period.
+    ///
+    /// For programs that do not wait for the processes they end: a test that closes the input of a helper and returns.
+    pub fn survivor_grace_period(mut self, period: Duration) -> Self {
+        self.survivor_grace_period = period;
         self
     }
 

@@ -36,6 +36,7 @@ impl WorkerSpec {
             ("watchdog", self.watchdog.is_some()),
             ("outlive_supervisor", self.outlives_supervisor),
             ("survivors", self.survivors != SurvivorPolicy::Kill),
+            ("survivor_grace_period", !self.survivor_grace_period.is_zero()),
         ];
         if let Some((setting, _)) = supervised_only.into_iter().find(|(_, is_set)| *is_set) {
             let reason = "it requires a supervisor".into();

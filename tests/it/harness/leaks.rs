@@ -41,8 +41,12 @@ fn leaked_daemon_without_output_is_named() {
 #[test]
 fn test_without_leaks_passes_strictly() {
     let directory = tempfile::tempdir().unwrap();
-    let program = program(directory.path(), "tests", &[("waits", "sleep 0.01 & wait"), ("plain", "true")]);
-    let run = run(&harness().arg("--fail-leaks").arg(&program));
+    let program = program(
+        directory.path(),
+        "tests",
+        &[("waits", "sleep 0.01 & wait"), ("plain", "true"), ("soon", "sleep 0.03 & exit 0")],
+    );
+    let run = run(&harness().args(["--fail-leaks", "--leak-timeout", "30s"]).arg(&program));
     assert_eq!(run.code, Some(0), "{}", run.stderr);
-    assert!(run.summary().starts_with("2 tests run: 2 passed\n"), "{}", run.stderr);
+    assert!(run.summary().starts_with("3 tests run: 3 passed\n"), "{}", run.stderr);
 }
