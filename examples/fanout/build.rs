@@ -11,7 +11,7 @@ use crate::{
 use crossbeam_channel::Receiver;
 use pipewright::{
     Event, EventKind, Exit, OutputMode, Supervisor, SurvivorPolicy, WorkerId, WorkerSpec,
-    jobserver::JobserverClient,
+    jobserver::{JobserverClient, JobserverServer},
     pool::{Job, JobSpec, Jobs, OnFailure},
 };
 use std::{
@@ -48,8 +48,8 @@ pub(crate) fn run(
     let supervisor = Supervisor::builder().grace_period(GRACE_PERIOD).build()?;
     let started = log.file_time()?;
     let mut build =
-        Build { plan, log, options, report, records, started, passes_jobserver: false, pending: HashMap::new() };
-    let jobs = build.queue(&supervisor);
+        Build { plan, log, options, report, records, started, tokens: Tokens::None, pending: HashMap::new() };
+    let jobs = build.queue(&supervisor)?;
     build.submit(&jobs);
     while !build.pending.is_empty() {
         crossbeam_channel::select! {
@@ -75,9 +75,17 @@ struct Build<'a> {
     records: Records,
     /// The file system's time.
     started: i128,
-    passes_jobserver: bool,
+    tokens: Tokens,
     /// Steps that have not ended.
     pending: HashMap<WorkerId, Pending<'a>>,
+}
+
+/// Tokens for commands that run several jobs themselves, such as make and `gcc -flto=jobserver`.
+enum Tokens {
+    None,
+    OfMake,
+    /// For rules, which run alone: one token less than there are slots.
+    Own(JobserverServer),
 }
 
 struct Pending<'a> {
@@ -90,22 +98,26 @@ struct Pending<'a> {
 
 impl Build<'_> {
     /// Makes the queue. Below `make -jN` each command also takes a token of its jobserver.
-    fn queue(&mut self, supervisor: &Supervisor) -> Jobs {
-        let on_failure = if self.options.keep_going { OnFailure::KeepGoing } else { OnFailure::FinishRunning };
-        let (default, jobserver) = match JobserverClient::from_env() {
+    fn queue(&mut self, supervisor: &Supervisor) -> Result<Jobs, Box<dyn Error>> {
+        let (default, client) = match JobserverClient::from_env() {
             Ok(None) => (thread::available_parallelism().map_or(1, usize::from), None),
-            Ok(jobserver) => (TOKENS_MAX, jobserver),
+            Ok(client) => (TOKENS_MAX, client),
             Err(error) => {
                 self.report.warn(&format!("warning: {}; running one command at a time", explain(&error)));
                 (1, None)
             }
         };
-        self.passes_jobserver = jobserver.is_some();
-        let jobs = Jobs::new(supervisor, self.options.jobs.unwrap_or(default)).on_failure(on_failure);
-        match jobserver {
-            Some(jobserver) => jobs.jobserver(&jobserver),
-            None => jobs,
+        let limit = self.options.jobs.unwrap_or(default);
+        let on_failure = if self.options.keep_going { OnFailure::KeepGoing } else { OnFailure::FinishRunning };
+        let jobs = Jobs::new(supervisor, limit).on_failure(on_failure);
+        if let Some(client) = client {
+            self.tokens = Tokens::OfMake;
+            return Ok(jobs.jobserver(&client));
         }
+        if limit > 1 && !self.options.rules.is_empty() {
+            self.tokens = Tokens::Own(JobserverServer::new(limit - 1)?);
+        }
+        Ok(jobs)
     }
 
     /// Hands all needed steps to the queue, which starts them at once: the most urgent first. A step is at least as urgent as those that
@@ -155,10 +167,11 @@ impl Build<'_> {
             .stderr(OutputMode::ToStdout)
             // A server that a compiler wrapper starts, such as sccache's, serves the next compilations, too.
             .survivors(SurvivorPolicy::Report);
-        if self.passes_jobserver {
-            // For `gcc -flto=jobserver` and for make.
-            spec = spec.inherit_jobserver();
-        }
+        spec = match &self.tokens {
+            Tokens::OfMake => spec.inherit_jobserver(),
+            Tokens::Own(server) if step.is_rule() => spec.jobserver(server),
+            Tokens::Own(_) | Tokens::None => spec,
+        };
         if let Some(timeout) = self.options.timeout {
             spec = spec.runtime_max(timeout);
         }

@@ -38,7 +38,8 @@ exit codes:
   130  interrupted by Ctrl-C (SIGINT); no compiler is left running
   143  terminated by SIGTERM; no compiler is left running
 
-Below `make -jN`, in a recipe line that begins with `+`, each command takes a token of make's jobserver, so that both together run N.
+Below `make -jN`, in a recipe line that begins with `+`, each command takes a token of make's jobserver, so that both together run N. Elsewhere
+rules of --then find a jobserver of N tokens: a make among them runs N jobs.
 
 The build log is the file .fanout_log in DIR, or beside the database.";
 

@@ -116,6 +116,10 @@ impl Step {
         self.key
     }
 
+    pub(crate) fn is_rule(&self) -> bool {
+        matches!(self.inputs, Inputs::Listed(_))
+    }
+
     /// The dependency file that this program has asked for.
     pub(crate) fn added_depfile(&self) -> Option<&Path> {
         match &self.inputs {

@@ -117,6 +117,20 @@ fn tokens_of_a_killed_fanout_come_back() {
 }
 
 #[test]
+fn make_as_a_rule_runs_as_many_jobs_as_fanout() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path();
+    let database = database(path, "a", 2, "cc");
+    // Each of the jobs ends when three of them run at once.
+    let job = "echo + >>log; until [ $$(wc -l <log) -ge 3 ]; do :; done; echo - >>log";
+    write(path, "sub.mk", &format!("all: 1 2 3 4 5 6\n1 2 3 4 5 6:\n\t@{job}\n"));
+    let spec = super::fanout().arg(database).args(["-j3", "--timeout", "60", "--then", "make -f sub.mk all"]);
+    let run = super::run(&spec.current_dir(path));
+    assert!(run.exit.success() && run.stdout.contains("3 built, 0 failed"), "{}\n{}", run.stdout, run.stderr);
+    assert_eq!(highest(&path.join("log")), 3);
+}
+
+#[test]
 fn jobserver_that_cannot_be_used_is_reported() {
     let directory = tempfile::tempdir().unwrap();
     database(directory.path(), "a", 2, "cc");
