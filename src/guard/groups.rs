@@ -138,7 +138,7 @@ impl ListPipe {
     /// The number of bytes that fit in any case. The kernel counts pages: one may be partly read, a long text starts a new page although
     /// the last is not full, and one is reserved for the guard's own line.
     fn room(&self) -> usize {
-        self.capacity.saturating_sub(3 * page_bytes())
+        self.capacity.saturating_sub(3 * fifo::page_bytes())
     }
 
     fn write(&mut self, text: &str) -> io::Result<()> {
@@ -163,7 +163,7 @@ impl ListPipe {
             return self.skip(before);
         }
         self.skip(self.bytes)?;
-        let written = if text.len() + page_bytes() <= self.capacity {
+        let written = if text.len() + fifo::page_bytes() <= self.capacity {
             self.write(&text)
         } else {
             Err(io::ErrorKind::StorageFull.into())
@@ -180,10 +180,6 @@ impl ListPipe {
         self.bytes = self.bytes.saturating_sub(bytes);
         skipped.map(drop)
     }
-}
-
-fn page_bytes() -> usize {
-    usize::try_from(fd::page_bytes()).unwrap_or(4096)
 }
 
 /// A pipe whose ends are close-on-exec and have high numbers.
@@ -251,7 +247,7 @@ mod tests {
             if small {
                 let mut ends = list.lock();
                 // As for a user whose pipe quota is used up.
-                ends.capacity = fifo::set_capacity(ends.writer.as_fd(), 2 * page_bytes()).unwrap();
+                ends.capacity = fifo::set_capacity(ends.writer.as_fd(), 2 * fifo::page_bytes()).unwrap();
                 ends.capacity_max = ends.capacity;
             }
             let mut model = BTreeSet::new();

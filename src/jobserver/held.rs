@@ -30,7 +30,7 @@ impl HeldTokens {
             io::Result::Ok(end)
         };
         let (reader, writer) = (lift(reader.into())?, lift(writer.into())?);
-        let limit = pages(fifo::capacity(reader.as_fd())?);
+        let limit = fifo::capacity(reader.as_fd())? / fifo::page_bytes();
         Ok(Self { reader, writer, count: 0, limit })
     }
 
@@ -46,10 +46,12 @@ impl HeldTokens {
     /// Whether there is room for another token, after the pipe was enlarged if necessary.
     pub(super) fn has_room(&mut self) -> bool {
         while self.count >= self.limit {
-            let wanted = (fd::page_bytes() as usize).saturating_mul(2 * self.limit);
+            let wanted = fifo::page_bytes().saturating_mul(2 * self.limit);
             let enlarged = (wanted <= LARGEST_BYTES).then(|| fifo::set_capacity(self.writer.as_fd(), wanted));
             match enlarged {
-                Some(Ok(capacity)) if pages(capacity) > self.limit => self.limit = pages(capacity),
+                Some(Ok(capacity)) if capacity / fifo::page_bytes() > self.limit => {
+                    self.limit = capacity / fifo::page_bytes();
+                }
                 _ => return false,
             }
         }
@@ -78,10 +80,6 @@ impl HeldTokens {
         }
         returned.map(drop)
     }
-}
-
-fn pages(bytes: usize) -> usize {
-    bytes / usize::try_from(fd::page_bytes()).unwrap_or(4096).max(1)
 }
 
 #[cfg(test)]
@@ -120,7 +118,7 @@ mod tests {
             assert!(held.take_from(reader.as_fd()).unwrap(), "token {taken}");
             taken += 1;
         }
-        assert_eq!((taken, held.limit()), (LARGEST_BYTES / fd::page_bytes() as usize, taken));
+        assert_eq!((taken, held.limit()), (LARGEST_BYTES / fifo::page_bytes(), taken));
         held.return_to(writer.as_fd()).unwrap();
         assert!(held.has_room());
     }

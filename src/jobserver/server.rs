@@ -84,14 +84,13 @@ impl JobserverServer {
         let (reader, writer) = (lift(reader.into())?, lift(writer.into())?);
         let ends = [fd::duplicate(reader.as_fd(), 3)?, fd::duplicate(writer.as_fd(), 3)?];
         // Each token may take a page, and one is left for what the process returns, so that it never waits.
-        let page = usize::try_from(fd::page_bytes()).unwrap_or(4096).max(1);
-        let needed = (self.owner.tokens + 1).saturating_mul(page);
+        let needed = (self.owner.tokens + 1).saturating_mul(fifo::page_bytes());
         let capacity = fifo::capacity(reader.as_fd())?;
         // Without a larger one, which counts against the user's quota, the process gets fewer tokens.
         let capacity =
             if capacity < needed { fifo::set_capacity(reader.as_fd(), needed).unwrap_or(capacity) } else { capacity };
         let mut state = self.owner.shared.lock();
-        let id = state.shares.add((capacity / page).saturating_sub(1));
+        let id = state.shares.add((capacity / fifo::page_bytes()).saturating_sub(1));
         state.pipes.insert(id, (reader, writer));
         state.play_round();
         self.owner.shared.wake(state);

@@ -5,10 +5,15 @@ use std::{
     os::fd::{AsRawFd, BorrowedFd},
 };
 
-use super::cvt;
+use super::{cvt, fd};
 
 /// The longest atomic write to a pipe, which does not block after `POLLOUT` (pipe(7)).
 pub(crate) const ATOMIC_WRITE_BYTES: usize = libc::PIPE_BUF;
+
+/// The unit of a capacity, in bytes.
+pub(crate) fn page_bytes() -> usize {
+    usize::try_from(fd::page_bytes()).unwrap_or(4096).max(1)
+}
 
 pub(crate) fn capacity(fd: BorrowedFd<'_>) -> io::Result<usize> {
     Ok(rustix::pipe::fcntl_getpipe_size(fd)?)

@@ -284,7 +284,7 @@ mod tests {
             let text = words.join(&blanks);
             let end = words.iter().position(|word| word == "--").unwrap_or(words.len());
             let is_jobserver = |word: &String| word.starts_with("--jobserver-");
-            let has_one = words[..end].iter().any(is_jobserver);
+            let has_one = words.iter().take(end).any(is_jobserver);
             // A bare -j is removed together with a jobserver.
             let is_removed = |word: &String| is_jobserver(word) || (has_one && word == "-j");
             let is_kept = |(at, word): (usize, &String)| (at >= end || !is_removed(word)).then(|| word.clone());

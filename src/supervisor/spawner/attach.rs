@@ -8,7 +8,6 @@ use crate::{
         clock::now,
         commands::{AttachedWorker, Command, SpawnedProcess},
         containment::{process_tree::ProcessTree, token::TreeToken},
-        control::connection::RpcConnection,
         spawner::{Spawner, queue::HandOver},
         spec::SharedSpec,
         worker::{SharedWorker, process::WorkerProcess},
@@ -59,8 +58,7 @@ impl Spawner {
             thread: Mutex::default(),
             is_frozen: Mutex::default(),
         };
-        let events = Arc::clone(&self.connection_events);
-        let connection = spec.control.protocol().map(|rpc| Arc::new(RpcConnection::new(events, id, rpc)));
+        let connection = self.connection(&spec, id);
         Box::new(SpawnedProcess {
             shared,
             process: Arc::new(WorkerProcess::new(1, tree, ParentFds::default(), connection)),

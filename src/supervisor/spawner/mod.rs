@@ -377,8 +377,7 @@ impl Spawner {
         let guard_entry = if leads { self.guard.register(child.pid()) } else { None };
         let streams = take_pipes(spec, &mut ends);
         let readiness_pipe = ends.take_reader(READINESS_PIPE);
-        let events = &self.connection_events;
-        let connection = spec.control.protocol().map(|rpc| Arc::new(RpcConnection::new(Arc::clone(events), id, rpc)));
+        let connection = self.connection(spec, id);
         let sockets = ends.sockets.take();
         let hold = thread.filter(|_| context.death_signal.is_some()).and_then(|thread| self.starts.hold_thread(thread));
         let tree = ProcessTree {
@@ -421,6 +420,12 @@ impl Spawner {
             Err(_) => self.begun.fetch_sub(1, Ordering::SeqCst),
         };
         (launched, self.begun.load(Ordering::SeqCst))
+    }
+
+    /// The control connection of a new incarnation, if the spec has one.
+    fn connection(&self, spec: &WorkerSpec, id: WorkerId) -> Option<Arc<RpcConnection>> {
+        let events = &self.connection_events;
+        spec.control.protocol().map(|rpc| Arc::new(RpcConnection::new(Arc::clone(events), id, rpc)))
     }
 
     /// Starts the guard unless it runs, and keeps the thread running that started it: the end of that thread is the end of the host for the
