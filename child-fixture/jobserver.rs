@@ -7,10 +7,11 @@ use pipewright::{
     pipe::Timeout,
     pool::Jobs,
 };
-use std::io;
+use std::{io, thread};
 
 /// `[--guard shell|own|none]`: obeys the words on its standard input, and prints a line for each: `try` and `acquire` take a token,
-/// `release` returns the last one; `spawn` starts a worker that runs until its standard input ends, `drop` ends it with its supervisor.
+/// `release` returns the last one; `spawn` starts a worker that runs until its standard input ends, `drop` ends it with its supervisor; `churn` takes
+/// and returns tokens on three threads until it is killed.
 pub(crate) fn obey(options: &Options) -> Outcome {
     let Some(client) = JobserverClient::from_env().map_err(|error| error.to_string())? else {
         return host::say("no jobserver");
@@ -28,6 +29,17 @@ pub(crate) fn obey(options: &Options) -> Outcome {
                 held.spawn(WorkerSpec::new("cat").stdin(StdinMode::Pipe))?;
                 supervisor = Some(held);
                 "spawned"
+            }
+            "churn" => {
+                for _ in 0..3 {
+                    let client = client.clone();
+                    thread::Builder::new().spawn(move || {
+                        while let Ok(token) = client.try_acquire() {
+                            drop(token)
+                        }
+                    })?;
+                }
+                "churning"
             }
             "drop" => supervisor.take().map_or("none", |_| "dropped"),
             _ => "unknown",

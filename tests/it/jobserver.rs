@@ -3,7 +3,7 @@
 use crate::{
     guard::guard_of,
     kernel,
-    support::{DEADLINE, FIXTURE, Story, Way, alone, becomes_true, both_ways, children, switches, wait_gone},
+    support::{Chance, DEADLINE, FIXTURE, Story, Way, alone, becomes_true, both_ways, children, switches, wait_gone},
 };
 use pipewright::{
     Backoff, EventKind, OutputMode, Pass, Process, Restart, RestartPolicy, StdinMode, Supervisor, WorkerId, WorkerSpec,
@@ -231,6 +231,30 @@ fn p09_tokens_of_a_killed_host_are_returned_by_its_guard() {
             assert_eq!(make.take_all(), b"+++", "{style:?}, {guard}");
         }
     }
+}
+
+/// A host is killed while its threads take and return tokens. Only the one that is just being returned may be lost.
+#[test]
+fn p09_host_killed_at_any_moment_loses_one_token_at_most_and_creates_none() {
+    const TOKENS: usize = 3;
+    let mut chance = Chance(0x9e37_79b9_7f4a_7c15);
+    let (_keep, never) = crossbeam_channel::bounded::<()>(0);
+    let mut lost = 0;
+    for round in 0..40 {
+        let make = Make::new(STYLES[round % 2], &[b'+'; TOKENS]);
+        let mut client = make.client(&["--guard", if round % 4 < 2 { "own" } else { "shell" }]);
+        assert_eq!(["spawn", "churn"].map(|word| client.ask(word)), ["spawned", "churning"]);
+        let guard = guard_of(client.process.pid());
+        // The moment is what matters: none is waited for.
+        drop(never.recv_timeout(Duration::from_micros(chance.below(3000))));
+        client.process.signal(libc::SIGKILL).unwrap();
+        client.process.wait().unwrap();
+        wait_gone(guard);
+        let free = make.free();
+        assert!((TOKENS - 1..=TOKENS).contains(&free), "round {round}: {free} of {TOKENS} tokens");
+        lost += TOKENS - free;
+    }
+    println!("{lost} of 40 hosts have lost a token");
 }
 
 /// The guard that cleans up for a host that goes on must not create tokens.
