@@ -1,7 +1,7 @@
 //! The state of a job, shared by the event loop and the handles.
 
 use crate::{
-    exit::{Exit, ExitStatus},
+    exit::{Exit, ExitCause, ExitStatus},
     ids::WorkerId,
     jobserver::client::{JobserverClient, JobserverToken},
     launch::error::SpawnError,
@@ -74,6 +74,7 @@ impl fmt::Display for JobOutcome {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Failed { exit, next: AfterExit::GaveUp(why) } => write!(formatter, "{exit}; gave up: {why}"),
+            Self::Failed { exit, .. } if exit.cause == ExitCause::Stop => write!(formatter, "{exit}, cancelled"),
             Self::Succeeded(exit) | Self::Failed { exit, .. } => write!(formatter, "{exit}"),
             Self::SpawnFailed { error, .. } => write!(formatter, "{error}"),
             Self::DependencyFailed { on } => write!(formatter, "not started, since job {on} has not succeeded"),
