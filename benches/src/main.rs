@@ -11,6 +11,7 @@ mod call;
 mod churn;
 mod flood; // the child of `throughput`
 mod pipes;
+mod pool;
 mod spawn;
 mod throughput;
 
@@ -30,6 +31,7 @@ commands:
   pipes       how fast each kind of pipe is
   call        what a question and its answer cost
   churn       what a worker costs that ends at once and comes back, a hundred thousand times
+  pool        how many small tasks a second a pool of workers does, beside Python, jest-worker and procspawn
   build       how long a C library takes to compile, beside ninja, make and xargs
 
 options:
@@ -50,6 +52,7 @@ type Failed = Box<dyn Error + Send + Sync>;
 type Done = Result<(), Failed>;
 
 fn main() -> ExitCode {
+    procspawn::init(); // does not return in a worker of this peer
     let mut words = env::args().skip(1);
     let command = words.next().unwrap_or_default();
     let words: Vec<String> = words.collect();
@@ -59,6 +62,9 @@ fn main() -> ExitCode {
     if command == call::COMMAND {
         return end_with(call::serve(&words));
     }
+    if command == pool::COMMAND {
+        return end_with(pool::serve(&words));
+    }
     let run: fn(&Options) -> Done = match command.as_str() {
         "spawn" => spawn::run,
         "throughput" => throughput::run,
@@ -66,6 +72,7 @@ fn main() -> ExitCode {
         "call" => call::run,
         "churn" => churn::run,
         "build" => build::run,
+        "pool" => pool::run,
         "" => return refuse("a command is missing"),
         other => return refuse(&format!("there is no command `{other}`")),
     };
