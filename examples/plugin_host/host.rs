@@ -12,7 +12,7 @@ use crate::{
 };
 use crossbeam_channel::Receiver;
 use pipewright::{
-    CallError, Event, EventKind, Exit, FinishedCall, RpcError, Supervisor, Worker, WorkerId,
+    CallError, Event, EventKind, Exit, ExitCause, FinishedCall, RpcError, Supervisor, Worker, WorkerId,
     events::{AfterExit, DisconnectReason},
     printable,
 };
@@ -270,6 +270,10 @@ impl<'a> Host<'a> {
     }
 
     fn exited(&mut self, (id, label): (WorkerId, &str), exit: &Exit, next: AfterExit) {
+        if exit.cause == ExitCause::SupervisorEnd {
+            // By a signal, which ends the program.
+            return;
+        }
         if self.role(id).is_some() {
             self.screen.note(&format!("{label}: {exit}, {next}{}", indent(&last_lines(&exit.stderr_text()))));
         } else {

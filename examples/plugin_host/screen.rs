@@ -30,6 +30,7 @@ impl Screen {
     }
 
     pub(crate) fn prompt(&self) {
+        self.clear_prompt();
         if self.is_interactive {
             write(io::stderr(), PROMPT);
         }

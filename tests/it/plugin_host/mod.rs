@@ -250,6 +250,24 @@ fn p13_plugin_that_crashes_is_restarted_and_others_continue() {
 
 #[test]
 #[ignore = "needs python3"]
+fn p13_plugin_that_crashes_again_and_again_is_given_up_until_it_changes() {
+    let mut session = Session::start(&[], &["words.py"]);
+    write_plugin(&session.path("sick.py"), "raise SystemExit('no licence')");
+    for _ in 0..5 {
+        session.expect("sick.py#1: exit code 1, restarts in ");
+        session.expect("    no licence");
+    }
+    session.expect("sick.py#1: exit code 1, gave up: restarted too often");
+    session.expect("sick.py: does not run; it is started when its file changes, or by `reload sick.py`");
+    write_plugin(&session.path("sick.py"), "import plugin\nplugin.serve({'well': lambda cancelled: True})");
+    session.expect("sick.py#2: ready");
+    session.type_lines("call sick.py well");
+    session.expect("[1] true");
+    assert_eq!(session.finish().0.code(), Some(0));
+}
+
+#[test]
+#[ignore = "needs python3"]
 fn p15_plugin_that_hangs_is_replaced_by_its_watchdog() {
     let mut session = Session::start(&["--watchdog", "2s", "--timeout", "60s"], &["faulty.py", "words.py"]);
     session.type_lines("wait\ncall faulty.py hang\ncall faulty.py hang within 50ms\ncall words.py sleep [3]");
@@ -336,6 +354,9 @@ fn p08_interrupted_host_leaves_no_plugin() {
         session.host.signal(signal).unwrap();
         let (exit, text) = session.rest();
         assert_eq!(exit.code(), Some(code), "{text}");
+        assert!(text.contains("[1] words.py#1 sleep failed: "), "{text}");
+        let is_shown = text.contains("does not run") || text.contains("finished");
+        assert!(!is_shown, "the end of a plugin that was requested is no news: {text}");
         wait_gone(plugin);
     }
 }
