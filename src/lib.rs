@@ -93,6 +93,21 @@
 //! For one program, [`Process::wait_with_output`] has a timeout, too. With [`OutputMode::Pty`] a program that behaves differently without a
 //! terminal has one.
 //!
+//! # A pool
+//!
+//! ```no_run
+//! use pipewright::{Supervisor, WorkerSpec, pool::Pool};
+//!
+//! let supervisor = Supervisor::new()?;
+//! let pool = Pool::<String, usize>::builder(&supervisor, WorkerSpec::new("./count-words")).workers(1..=8).retries(2).build()?;
+//! for words in pool.map(["a.txt", "b.txt"].map(String::from)) {
+//!     println!("{}", words?); // in this order; a task whose worker dies is sent to another one
+//! }
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! The worker's side is [`pool::worker`]; [`pool::init`] lets it be a function of the same program.
+//!
 //! # A plugin host
 //!
 //! ```no_run
@@ -170,6 +185,7 @@
 //! | [`Worker`], [`WorkerGroup`], [`Jobs`](pool::Jobs), [`Job`](pool::Job) | Nothing. |
 //! | [`Message`], [`Line`], [`OutputBytes`] | Returns its bytes to the worker's window. |
 //! | [`Request`] | Answers with an error. |
+//! | [`Task`](pool::Task), [`Pool`](pool::Pool) | Cancels the task; ends the tasks and stops the workers. |
 //! | [`PendingCall`], [`CallSet`] | Cancels the call, or the open calls. |
 //! | [`ServeGuard`] | Ends the handling of requests and notifications, and waits up to 5 s for handlers that run. |
 //! | [`Process`] | Kills it. |

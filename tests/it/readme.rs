@@ -11,7 +11,7 @@ use std::{fs, os::unix::fs::PermissionsExt, path::Path, time::Duration};
 fn readme_contains_the_tested_programs() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let readme = fs::read_to_string(root.join("README.md")).unwrap();
-    for name in ["hello.rs", "first_program.rs", "one_plugin.rs"] {
+    for name in ["hello.rs", "first_program.rs", "one_plugin.rs", "word_count.rs"] {
         let program = fs::read_to_string(root.join("examples").join(name)).unwrap();
         let code = &program[program.find("use pipewright").unwrap()..];
         assert!(readme.contains(&format!("```rust,no_run\n{code}```")), "the README shows another {name}");
@@ -28,6 +28,19 @@ fn readme_shows_the_output_of_hello() {
     let (code, text) = finish(spec.spawn_unsupervised().unwrap());
     assert_eq!(code, Some(0), "{text}");
     assert!(readme.contains(&format!("```text\n{text}```")), "{text}");
+}
+
+#[test]
+fn readme_shows_the_output_of_word_count() {
+    let readme = include_str!("../../README.md");
+    let directory = tempfile::tempdir().unwrap();
+    fs::write(directory.path().join("alice.txt"), "Down the Rabbit-Hole").unwrap();
+    fs::write(directory.path().join("image.png"), b"\x89PNG").unwrap();
+    let spec = WorkerSpec::new(example("word_count")).args(["alice.txt", "image.png", "missing.txt"]);
+    let spec = spec.current_dir(directory.path()).stdout(OutputMode::Lines).stderr(OutputMode::Lines);
+    let (code, text) = finish(spec.spawn_unsupervised().unwrap());
+    assert_eq!(code, Some(0), "{text}");
+    assert!(readme.contains(&format!("$ word_count alice.txt image.png missing.txt\n{text}```")), "{text}");
 }
 
 /// Starts an example of the README in a directory where its worker is the shell script.

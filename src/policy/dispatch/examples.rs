@@ -212,13 +212,13 @@ fn tasks_with_a_key_stay_with_their_worker() {
             dispatch.take_outputs();
         }
     }
-    let mut seen = [false; 3];
+    let mut seen = std::collections::BTreeSet::new();
     for of_key in workers {
         let replaced = if of_key[0] == MemberId(2) { MemberId(4) } else { of_key[0] };
         assert_eq!(of_key, [of_key[0], of_key[0], replaced]);
-        seen[of_key[0].0 as usize - 1] = true;
+        seen.insert(of_key[0]);
     }
-    assert_eq!(seen, [true; 3], "keys are spread");
+    assert_eq!(seen.len(), 3, "keys are spread");
     submit(&mut dispatch, keyed(7), now);
     submit(&mut dispatch, keyed(7), now);
     assert_eq!(

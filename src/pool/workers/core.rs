@@ -60,6 +60,13 @@ pub(crate) struct NewTask {
     pub(crate) terms: TaskTerms,
 }
 
+/// A task that was not accepted.
+#[derive(Debug)]
+pub(crate) struct RefusedTask {
+    pub(crate) error: SubmitError,
+    pub(crate) task: NewTask,
+}
+
 /// How long a submit waits for room.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Patience {
@@ -178,7 +185,10 @@ impl PoolCore {
 
     fn observer(&self) -> Arc<dyn ObserveCompletion> {
         // A method runs, so there is a reference.
-        self.me.upgrade().map_or_else(|| Arc::new(NoPool) as Arc<dyn ObserveCompletion>, |me| me)
+        match self.me.upgrade() {
+            Some(me) => me,
+            None => Arc::new(NoPool),
+        }
     }
 
     fn not_sent(&self, call: CallNumber, error: CallError) {
@@ -230,7 +240,7 @@ impl PoolCore {
     }
 
     /// Adds a task. Returns it with the error if it is not accepted.
-    pub(crate) fn submit(&self, new: NewTask, patience: Patience) -> Result<Arc<SharedTask>, (SubmitError, NewTask)> {
+    pub(crate) fn submit(&self, new: NewTask, patience: Patience) -> Result<Arc<SharedTask>, Box<RefusedTask>> {
         let mut state = self.lock();
         while state.dispatch.is_open() && state.dispatch.count_waiting() >= self.queue_limit {
             let left = match patience {
@@ -238,7 +248,8 @@ impl PoolCore {
                 Patience::Until(deadline) => deadline.map(|deadline| deadline.saturating_duration_since(now())),
             };
             if left.is_some_and(|left| left.is_zero()) {
-                return Err((SubmitError::Full { waiting: state.dispatch.count_waiting() }, new));
+                let error = SubmitError::Full { waiting: state.dispatch.count_waiting() };
+                return Err(Box::new(RefusedTask { error, task: new }));
             }
             state.submitters += 1;
             state = match left {
@@ -254,7 +265,7 @@ impl PoolCore {
                     state.tasks.insert(number, Arc::clone(&task));
                     Ok(task)
                 }
-                Err(refusal) => Err((state.refusal(refusal), new)),
+                Err(refusal) => Err(Box::new(RefusedTask { error: state.refusal(refusal), task: new })),
             });
         self.finish_change(state, effects);
         accepted

@@ -151,7 +151,7 @@ impl fmt::Display for Attempts {
 impl fmt::Display for TaskErrorKind {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Failed(error) => write!(formatter, "failed: {error}"),
+            Self::Failed(error) => write!(formatter, "failed: {}", printable(&error.message)),
             Self::InvalidResult(error) => write!(formatter, "invalid result: {error}"),
             Self::WorkerDied(exit) => write!(formatter, "its worker has died: {}", exit.with_last_words()),
             Self::Poison(exit) => write!(formatter, "every worker that had it has died: {}", exit.with_last_words()),

@@ -1,7 +1,7 @@
 //! Tasks for a sequence of requests.
 
 use crate::pool::workers::{
-    core::{NewTask, Patience},
+    core::{NewTask, Patience, RefusedTask},
     error::{SubmitError, TaskError, TaskErrorKind},
     pool::Pool,
     task::{FinishedTask, Task},
@@ -57,11 +57,13 @@ where
         };
         match self.pool.submit_new(new, patience) {
             Ok(task) => Next::Task(task),
-            Err((SubmitError::Full { .. }, new)) => {
-                self.refused = Some(new);
-                Next::Full
-            }
-            Err((error, _)) => Next::Error(not_accepted(error)),
+            Err(refused) => match *refused {
+                RefusedTask { error: SubmitError::Full { .. }, task } => {
+                    self.refused = Some(task);
+                    Next::Full
+                }
+                RefusedTask { error, .. } => Next::Error(not_accepted(error)),
+            },
         }
     }
 }

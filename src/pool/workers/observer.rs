@@ -49,11 +49,11 @@ impl ObserveEvents for MemberObserver {
                 pool.change(Some(exit), |state, now, _| state.exited((self.member, event.worker), Some(exit), now));
             }
             kind if kind.is_final() => {
-                pool.change(None, |state, now, _| state.exited((self.member, event.worker), None, now))
+                pool.change(None, |state, now, _| state.exited((self.member, event.worker), None, now));
             }
             // It gets no more tasks, and its exit ends those that it has.
             EventKind::ControlDisconnected(_) => {
-                pool.change(None, |state, now, _| state.dispatch.lost(self.member, now))
+                pool.change(None, |state, now, _| state.dispatch.lost(self.member, now));
             }
             EventKind::Warning(_) | EventKind::InvalidFrame(_) | EventKind::Request(_) | EventKind::Notification(_) => {
                 return Some(event);

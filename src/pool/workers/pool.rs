@@ -7,7 +7,7 @@ use crate::{
         task::TaskTerms,
     },
     pool::workers::{
-        core::{NewTask, Patience, PoolCore},
+        core::{NewTask, Patience, PoolCore, RefusedTask},
         error::SubmitError,
         task::{FinishedTask, Task},
     },
@@ -96,11 +96,7 @@ impl<Request, Response> Pool<Request, Response> {
         self.lookahead
     }
 
-    pub(crate) fn submit_new(
-        &self,
-        new: NewTask,
-        patience: Patience,
-    ) -> Result<Task<Response>, (SubmitError, NewTask)> {
+    pub(crate) fn submit_new(&self, new: NewTask, patience: Patience) -> Result<Task<Response>, Box<RefusedTask>> {
         let shared = self.core.submit(new, patience)?;
         Ok(Task::new(shared, Arc::clone(&self.core), self.finished_sender.clone()))
     }

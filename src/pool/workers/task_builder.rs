@@ -137,6 +137,6 @@ impl<'a, Request, Response> TaskBuilder<'a, Request, Response> {
             terms.class = pool.class(weight, &needs)?;
         }
         let new = NewTask { request: request.map_err(SubmitError::Encode)?, name, terms };
-        pool.submit_new(new, patience).map_err(|(error, _)| error)
+        pool.submit_new(new, patience).map_err(|refused| refused.error)
     }
 }

@@ -39,7 +39,10 @@ fn run(pool: &Arc<PoolCore>, tasks: &ThreadTasks) {
             let events = state.events.take();
             drop(state);
             if let Some(on_event) = &tasks.on_event {
-                events.iter().for_each(|event| _ = catch(|| on_event(event)));
+                for event in &events {
+                    // A panic was reported by the hook.
+                    _ = catch(|| on_event(event));
+                }
             }
         } else if let Some(member) = state.starts.pop_front() {
             drop(state);
@@ -88,7 +91,9 @@ fn check_memory(pool: &PoolCore, max: u64, due: Option<Instant>) -> Option<Insta
             PoolMember::Spawning { .. } => false,
         };
         let large: Vec<_> = state.members.iter().filter(|(_, member)| is_large(member)).map(|(id, _)| *id).collect();
-        large.into_iter().for_each(|member| state.dispatch.recycle(member, now));
+        for member in large {
+            state.dispatch.recycle(member, now);
+        }
     });
     now().checked_add(MEMORY_INTERVAL)
 }

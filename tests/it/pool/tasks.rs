@@ -64,7 +64,7 @@ fn p16_failures_of_the_function_are_errors_of_its_task_only() {
     let task = pool.task(("fail", json!("no such file"))).name("lint a.rs").submit().unwrap();
     let error = result(task).unwrap_err();
     assert!(matches!(&error.kind, TaskErrorKind::Failed(error) if error.code == 7), "{error:?}");
-    assert_eq!(error.to_string(), "lint a.rs: failed: remote error 7: no such file");
+    assert_eq!(error.to_string(), "lint a.rs: failed: no such file");
     let error = result(pool.submit(("panic", Value::Null)).unwrap()).unwrap_err();
     assert_eq!((error.to_string().contains("panicked"), error.attempts), (true, 1), "{error}");
     assert_eq!(result(pool.submit(square(3)).unwrap()).unwrap(), json!(9));
