@@ -22,6 +22,16 @@ pub(crate) fn encode<T: Serialize + ?Sized>(
     encoded
 }
 
+/// Ends the line whose text starts at `body`.
+pub(crate) fn end_line(out: &mut Vec<u8>, body: usize) {
+    let mut rest = out.get_mut(body..).unwrap_or_default();
+    while let Some((raw, next)) = memchr2(b'\n', b'\r', rest).and_then(|at| rest.get_mut(at..)?.split_first_mut()) {
+        *raw = b' ';
+        rest = next;
+    }
+    out.push(b'\n');
+}
+
 /// Gives a line, which is one value and a line feed, another framing.
 pub(crate) fn reframe(framing: Framing, mut line: Vec<u8>) -> Result<Vec<u8>, serde_json::Error> {
     let body = line.len().saturating_sub(1);
@@ -56,16 +66,7 @@ fn encode_from<T: Serialize + ?Sized>(
     serde_json::to_writer(&mut *out, value)?;
     let length = out.len().saturating_sub(body);
     match framing {
-        Framing::Lines => {
-            let mut rest = out.get_mut(body..).unwrap_or_default();
-            while let Some((raw, next)) =
-                memchr2(b'\n', b'\r', rest).and_then(|at| rest.get_mut(at..)?.split_first_mut())
-            {
-                *raw = b' ';
-                rest = next;
-            }
-            out.push(b'\n');
-        }
+        Framing::Lines => end_line(out, body),
         Framing::Nul => out.push(0),
         Framing::LengthPrefixed => {
             let prefix = size_prefix(length)?;

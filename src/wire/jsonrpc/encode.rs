@@ -1,92 +1,78 @@
 //! Writes messages as lines.
+//!
+//! They are written member by member: their names need no escapes, which a serializer of the whole message would look for.
 
 use super::{error::RpcError, message::RequestId};
-use crate::wire::framing::{Framing, encode::encode};
-use memchr::memmem;
+use crate::wire::framing::encode::end_line;
 use serde::{Serialize, ser::Error as _};
-use serde_json::value::RawValue;
 
-#[derive(Serialize)]
-struct OutgoingMessage<'a, P: ?Sized, R: ?Sized> {
-    jsonrpc: &'static str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    id: Option<OutgoingId<'a>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    method: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    params: Option<&'a P>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    result: Option<&'a R>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    error: Option<&'a RpcError>,
-}
-
-/// The id of a request of this side, or of the peer.
-#[derive(Serialize)]
-#[serde(untagged)]
-enum OutgoingId<'a> {
-    Own(u64),
-    Peer(&'a RawValue),
-}
-
-impl<P: ?Sized, R: ?Sized> OutgoingMessage<'_, P, R> {
-    const EMPTY: Self = Self { jsonrpc: "2.0", id: None, method: None, params: None, result: None, error: None };
-}
-
-fn line<P: Serialize + ?Sized, R: Serialize + ?Sized>(
-    outgoing: &OutgoingMessage<'_, P, R>,
-) -> Result<Vec<u8>, serde_json::Error> {
+/// Begins a message.
+fn begin() -> Vec<u8> {
     let mut line = Vec::with_capacity(256);
-    encode(Framing::Lines, outgoing, &mut line)?;
-    if line.ends_with(NO_PARAMS) {
-        line.truncate(line.len().saturating_sub(NO_PARAMS.len()));
-        line.extend_from_slice(b"}\n");
-    } else if outgoing.params.is_some() {
-        // The first match is the member: in a string its quotes would be escaped.
-        let start = memmem::find(&line, PARAMS).map(|at| at.saturating_add(PARAMS.len()));
-        if !matches!(start.and_then(|start| line.get(start)), Some(b'[' | b'{')) {
+    line.extend_from_slice(b"{\"jsonrpc\":\"2.0\"");
+    line
+}
+
+/// Appends a member. `name` includes the punctuation around it.
+fn append<T: Serialize + ?Sized>(line: &mut Vec<u8>, name: &[u8], value: &T) -> Result<(), serde_json::Error> {
+    line.extend_from_slice(name);
+    serde_json::to_writer(line, value)
+}
+
+/// Appends the parameters. JSON-RPC allows an array, an object, or no member.
+fn append_params<P: Serialize + ?Sized>(line: &mut Vec<u8>, params: &P) -> Result<(), serde_json::Error> {
+    const NAME: &[u8] = b",\"params\":";
+    let start = line.len();
+    append(line, NAME, params)?;
+    match line.get(start.saturating_add(NAME.len())..).unwrap_or_default() {
+        b"null" => line.truncate(start),
+        [b'[' | b'{', ..] => {}
+        _ => {
             let text = "JSON-RPC allows an array, an object, or no parameters: pass a single value in an array";
             return Err(serde_json::Error::custom(text));
         }
     }
-    Ok(line)
+    Ok(())
 }
 
-const PARAMS: &[u8] = b",\"params\":";
-
-/// The end of a line without parameters, which are the last member. JSON-RPC allows an array, an object, or no member.
-const NO_PARAMS: &[u8] = b",\"params\":null}\n";
+fn end(mut line: Vec<u8>) -> Vec<u8> {
+    line.push(b'}');
+    end_line(&mut line, 0);
+    line
+}
 
 pub(crate) fn request<P: Serialize + ?Sized>(id: u64, method: &str, params: &P) -> Result<Vec<u8>, serde_json::Error> {
-    let id = Some(OutgoingId::Own(id));
-    line::<P, ()>(&OutgoingMessage { id, method: Some(method), params: Some(params), ..OutgoingMessage::EMPTY })
+    let mut line = begin();
+    append(&mut line, b",\"id\":", &id)?;
+    append(&mut line, b",\"method\":", method)?;
+    append_params(&mut line, params)?;
+    Ok(end(line))
 }
 
 pub(crate) fn notification<P: Serialize + ?Sized>(method: &str, params: &P) -> Result<Vec<u8>, serde_json::Error> {
-    line::<P, ()>(&OutgoingMessage { method: Some(method), params: Some(params), ..OutgoingMessage::EMPTY })
+    let mut line = begin();
+    append(&mut line, b",\"method\":", method)?;
+    append_params(&mut line, params)?;
+    Ok(end(line))
 }
 
 pub(crate) fn response<R: Serialize + ?Sized>(id: &RequestId, result: &R) -> Result<Vec<u8>, serde_json::Error> {
-    line::<(), R>(&OutgoingMessage {
-        id: Some(OutgoingId::Peer(&id.raw)),
-        result: Some(result),
-        ..OutgoingMessage::EMPTY
-    })
+    answer(id.text(), b",\"result\":", result)
 }
 
 pub(crate) fn error_response(id: &RequestId, error: &RpcError) -> Result<Vec<u8>, serde_json::Error> {
-    line::<(), ()>(&OutgoingMessage {
-        id: Some(OutgoingId::Peer(&id.raw)),
-        error: Some(error),
-        ..OutgoingMessage::EMPTY
-    })
+    answer(id.text(), b",\"error\":", error)
 }
 
 /// The answer to a line that is not a request, or whose id is unknown: an error whose id is null.
 pub(crate) fn error_without_id(error: &RpcError) -> Result<Vec<u8>, serde_json::Error> {
-    line::<(), ()>(&OutgoingMessage {
-        id: Some(OutgoingId::Peer(RawValue::NULL)),
-        error: Some(error),
-        ..OutgoingMessage::EMPTY
-    })
+    answer("null", b",\"error\":", error)
+}
+
+fn answer<T: Serialize + ?Sized>(id: &str, name: &[u8], value: &T) -> Result<Vec<u8>, serde_json::Error> {
+    let mut line = begin();
+    line.extend_from_slice(b",\"id\":");
+    line.extend_from_slice(id.as_bytes());
+    append(&mut line, name, value)?;
+    Ok(end(line))
 }

@@ -2,6 +2,7 @@
 
 use super::{batch_reply::BatchReply, error::RpcFailure};
 use crate::wire::decode::decode;
+use memchr::memchr2;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use std::{borrow::Cow, sync::Arc};
@@ -64,6 +65,32 @@ struct RpcLine<'a> {
 impl RpcMessage {
     /// Parses one line. Returns `None` if it is not JSON-RPC 2.0.
     pub(crate) fn parse(line: &[u8]) -> Option<Self> {
+        Self::parse_compact(line).or_else(|| Self::parse_any(line))
+    }
+
+    /// Parses a request or a result that is written as this library writes it: without spaces, with a whole number as id, and with its
+    /// members in this order. That takes a third of the time. Returns `None` for any other line.
+    fn parse_compact(line: &[u8]) -> Option<Self> {
+        let rest = line.strip_prefix(b"{\"jsonrpc\":\"2.0\",\"id\":")?;
+        let (id, rest) = rest.split_at_checked(rest.iter().position(|byte| !byte.is_ascii_digit())?)?;
+        let id = str::from_utf8(id).ok().filter(|id| *id == "0" || !id.starts_with('0'))?;
+        if let Some(result) = rest.strip_prefix(b",\"result\":") {
+            return Some(Self::Response { id: id.parse().ok()?, outcome: Ok(last_member(result)?) });
+        }
+        let rest = rest.strip_prefix(b",\"method\":\"")?;
+        let (method, rest) = rest.split_at_checked(memchr2(b'"', b'\\', rest)?)?;
+        let is_plain = method.iter().all(|byte| (b' '..=b'~').contains(byte));
+        let params = match rest.strip_prefix(b"\",\"params\":") {
+            // Null counts as missing.
+            Some(params) => Some(last_member(params).filter(|params| params.get() != "null")?),
+            None if rest == b"\"}" => None,
+            None => return None,
+        };
+        let method = str::from_utf8(method).ok().filter(|_| is_plain)?.to_owned();
+        Some(Self::Request { id: RequestId::new(RawValue::from_string(id.to_owned()).ok()?), method, params })
+    }
+
+    fn parse_any(line: &[u8]) -> Option<Self> {
         if !line.trim_ascii_start().starts_with(b"{") {
             // serde would also take an array for the structure.
             return None;
@@ -97,6 +124,11 @@ impl RpcMessage {
             (None, None) => line.error.map(|error| Self::UnidentifiedError(refused(error))),
         }
     }
+}
+
+/// The value of the last member of an object, from the bytes behind its colon.
+fn last_member(rest: &[u8]) -> Option<Box<RawValue>> {
+    serde_json::from_slice::<&RawValue>(rest.strip_suffix(b"}")?).ok().map(ToOwned::to_owned)
 }
 
 fn refused(error: &RawValue) -> RpcFailure {
@@ -136,6 +168,15 @@ mod tests {
     };
     use proptest::prelude::*;
     use serde_json::{Value, json};
+
+    #[test]
+    fn lines_of_this_library_are_compact() {
+        let id = RequestId::new(RawValue::from_string("7".into()).unwrap());
+        for line in [request(7, "m", &[1]), request(7, "m", &()), response(&id, &json!({"a": "}"}))] {
+            let line = line.unwrap();
+            assert!(RpcMessage::parse_compact(line.trim_ascii_end()).is_some(), "{}", line.escape_ascii());
+        }
+    }
 
     fn round_trip(line: Result<Vec<u8>, serde_json::Error>) -> RpcMessage {
         let line = line.unwrap();
@@ -239,6 +280,21 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn p02_compact_lines_mean_what_they_mean_to_the_parser_of_any_line(
+            id in "0|[1-9][0-9]{0,3}|0[0-9]|[0-9]{18,22}|-1|7\\.0|\"7\"|",
+            method in prop::option::of(prop_oneof!["[a-z/$]{0,5}", "[ -~]{0,4}", "\\PC{0,3}", Just("\u{1}\u{7f}".to_owned())]),
+            name in "params|result|error|other",
+            value in "null|[0-9]{1,2}| 1 |\\[1,\"[a-z}]{0,3}\"\\]|\\{\"a\":[0-9]\\}|1,\"error\":[0-9]|\\[|\\{\"code\":1,\"message\":\"\"\\}",
+            end in "\\}|\\} |\\}\\}||,\"result\":1\\}",
+        ) {
+            let method = method.map_or(String::new(), |method| format!(",\"method\":\"{method}\""));
+            let line = format!("{{\"jsonrpc\":\"2.0\",\"id\":{id}{method},\"{name}\":{value}{end}");
+            if let Some(message) = RpcMessage::parse_compact(line.as_bytes()) {
+                prop_assert_eq!(format!("{message:?}"), format!("{:?}", RpcMessage::parse_any(line.as_bytes()).unwrap()), "{}", line);
+            }
+        }
+
         #[test]
         fn any_bytes_are_parsed_or_rejected(line in prop::collection::vec(any::<u8>(), 0..200)) {
             drop(RpcMessage::parse(&line));
