@@ -99,7 +99,7 @@ fn p16_tasks_end_with_the_reason_when_no_worker_starts() {
     assert_eq!(exit.status, ExitStatus::Code(3));
     assert_eq!(
         error.to_string(),
-        "task 1: no worker starts: exited before it was used: exit code 3: cannot start: no licence"
+        "task 1: no worker starts: exited before it was used: exit code 3; its last line on stderr: cannot start: no licence"
     );
     assert!(matches!(pool.submit(2), Err(SubmitError::NoWorkers(_))));
     let errors: Vec<_> = pool.map(0..3).map(|result| result.unwrap_err().kind).collect();
