@@ -9,7 +9,8 @@ use crate::{
 };
 use pipewright::{
     CallError, DependencyCondition, Event, EventKind, ExitStatus, GroupError, Pass, Restart, SpawnError, Strategy,
-    Worker, WorkerSpec,
+    Supervisor, Worker, WorkerSpec,
+    pool::{Budget, JobSpec, Jobs},
 };
 use std::{
     fs::{self, File},
@@ -194,4 +195,38 @@ fn p15_every_request_to_a_suspended_loop_times_out() {
     drop(group);
     drop(supervisor);
     assert!(worker.wait_timeout(DEADLINE).is_some() && member.wait_timeout(DEADLINE).is_some());
+}
+
+#[test]
+fn ends_jobs_and_gives_their_slots_back() {
+    if !alone("loop_end::ends_jobs_and_gives_their_slots_back", |spec| spec) {
+        return;
+    }
+    let other = Supervisor::new().unwrap();
+    other.status();
+    let (mut story, epolls) = host();
+    let budget = Budget::new(1);
+    let jobs = Jobs::with_budget(&story.supervisor, &budget);
+    let running = jobs.submit(WorkerSpec::new("sleep").arg("1000")).unwrap();
+    let waiting = jobs.submit(WorkerSpec::new("true")).unwrap();
+    let dependent = jobs.submit(JobSpec::new(WorkerSpec::new("true")).after(&running)).unwrap();
+    let elsewhere = Jobs::with_budget(&other, &budget).submit(WorkerSpec::new("true")).unwrap();
+    let mut all = vec![running, waiting, dependent];
+    story.find(|event| matches!(event.kind, EventKind::Started { .. }).then_some(()));
+    replace_epolls(&epolls);
+    story.supervisor.status();
+    // A job that is still accepted ends, too.
+    while let Ok(job) = jobs.submit(WorkerSpec::new("true")) {
+        all.push(job);
+    }
+    for job in &all {
+        let outcome = job.wait_timeout(DEADLINE).expect("ends");
+        assert!(!outcome.success(), "{outcome}");
+    }
+    assert!(elsewhere.wait_timeout(DEADLINE).expect("its slot is free").success());
+    let is_final = |event: &Event, worker| event.worker == worker && event.kind.is_final();
+    let events: Vec<Event> = story.supervisor.events().try_iter().collect();
+    for job in &all[..3] {
+        assert_eq!(events.iter().filter(|event| is_final(event, job.id())).count(), 1, "{job:?}: {events:?}");
+    }
 }
