@@ -3,7 +3,7 @@
 use super::{compiler, database, fanout, run, write};
 use crate::{
     kernel,
-    support::{DEADLINE, wait_gone},
+    support::{DEADLINE, becomes_true, wait_gone},
 };
 use std::{fs::File, io::Read, os::fd::OwnedFd};
 
@@ -29,6 +29,9 @@ fn killed_build_leaves_no_compiler_and_is_continued_by_the_next() {
     let mut text = [0; 32];
     let length = File::from(pipe).read(&mut text).unwrap();
     let pid: u32 = String::from_utf8_lossy(&text[..length]).trim().parse().unwrap();
+    // `b.c` is started at once when `a.c` has ended, and that is recorded meanwhile.
+    let log = directory.path().join(".fanout_log");
+    assert!(becomes_true(|| std::fs::read_to_string(&log).unwrap().lines().any(|line| line.starts_with("s "))));
     process.kill().unwrap();
     process.wait_timeout(DEADLINE).unwrap().expect("its end");
     wait_gone(pid);

@@ -6,6 +6,7 @@ use pipewright::WorkerSpec;
 use std::{
     fs,
     net::TcpListener,
+    ops::Range,
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
@@ -56,17 +57,17 @@ impl Drop for Cache {
     }
 }
 
-/// Writes files and their compilation database. Returns the commands.
-fn project(directory: &Path, sccache: &Path) -> Vec<String> {
+/// Writes files and a compilation database of them. Returns the commands.
+fn project(directory: &Path, database: &str, files: Range<usize>, sccache: &Path) -> Vec<String> {
     let line = |number| format!("{} gcc -O1 -c f{number}.c -o f{number}.o", sccache.display());
-    let lines: Vec<String> = (0..FILES).map(line).collect();
-    for number in 0..FILES {
+    let lines: Vec<String> = files.clone().map(line).collect();
+    for number in files.clone() {
         write(directory, &format!("f{number}.c"), &format!("int f{number}(void) {{ return {number}; }}\n"));
     }
     let entry =
         |(number, line)| serde_json::json!({"directory": directory, "file": format!("f{number}.c"), "command": line});
-    let entries: Vec<_> = lines.iter().enumerate().map(entry).collect();
-    write(directory, "compile_commands.json", &serde_json::to_string(&entries).unwrap());
+    let entries: Vec<_> = files.zip(&lines).map(entry).collect();
+    write(directory, database, &serde_json::to_string(&entries).unwrap());
     lines
 }
 
@@ -74,14 +75,16 @@ fn project(directory: &Path, sccache: &Path) -> Vec<String> {
 fn foreign_sccache_has_as_many_hits_as_under_xargs_and_is_not_killed() {
     let Some(sccache) = program("sccache") else { return };
     let directory = tempfile::tempdir().unwrap();
-    let lines = project(directory.path(), &sccache);
+    let lines = project(directory.path(), "files.json", 0..FILES, &sccache);
+    project(directory.path(), "start.json", FILES..FILES + 1, &sccache);
     let script = write(directory.path(), "lines", &lines.join("\n"));
-    let by_fanout = |cache: &Cache| {
-        let spec = fanout().arg(directory.path().join("compile_commands.json")).args(["-j2", "-B"]);
+    let build = |cache: &Cache, database: &str| {
+        let spec = fanout().arg(directory.path().join(database)).args(["-j2", "-B"]);
         let spec = cache.variables().into_iter().fold(spec, |spec, (name, value)| WorkerSpec::env(spec, name, value));
         let run = run(&spec);
-        assert!(run.exit.success() && run.stdout.contains(&format!("{FILES} built, 0 failed")), "{}", run.stdout);
+        assert!(run.exit.success() && run.stdout.contains(" built, 0 failed"), "{}", run.stdout);
     };
+    let by_fanout = |cache: &Cache| build(cache, "files.json");
     let by_xargs = |cache: &Cache| {
         let input = fs::File::open(&script).unwrap();
         let mut xargs = Command::new("xargs");
@@ -90,16 +93,19 @@ fn foreign_sccache_has_as_many_hits_as_under_xargs_and_is_not_killed() {
     };
     let builders: [&dyn Fn(&Cache); 2] = [&by_fanout, &by_xargs];
     let files = FILES as u64;
-    // The counts of one server: it was neither killed nor started again between the builds.
-    for build in builders {
+    for first in builders {
         let cache = Cache::new(&sccache);
-        build(&cache);
-        assert_eq!(cache.hits_and_misses(), (0, files));
-        build(&cache);
-        assert_eq!(cache.hits_and_misses(), (files, files));
+        // One compilation starts the server: two of sccache's clients that do so at once can fail. The counts are those of one server,
+        // which is neither killed with this `fanout` nor started again later.
+        build(&cache, "start.json");
+        assert_eq!(cache.hits_and_misses(), (0, 1));
+        first(&cache);
+        assert_eq!(cache.hits_and_misses(), (0, files + 1));
+        first(&cache);
+        assert_eq!(cache.hits_and_misses(), (files, files + 1));
         // The other one finds the same objects.
         by_fanout(&cache);
         by_xargs(&cache);
-        assert_eq!(cache.hits_and_misses(), (3 * files, files));
+        assert_eq!(cache.hits_and_misses(), (3 * files, files + 1));
     }
 }
