@@ -103,7 +103,7 @@ impl Jobs {
     ///
     /// A job that has its slots waits for its token, and returns it when it has ended; a job that is tried again also during the backoff. It
     /// is one token, whatever the [weight](JobSpec::weight). Pass the jobserver on to jobs that are clients themselves, such as `make` or
-    /// `cc -flto=jobserver`, with [`WorkerSpec::inherit_jobserver`].
+    /// `cc -flto=jobserver`, with [`WorkerSpec::inherit_jobserver`](crate::WorkerSpec::inherit_jobserver).
     ///
     /// If this process is killed, the [guard](crate::guard) returns the tokens when the jobs have been killed.
     ///
