@@ -1,12 +1,15 @@
 //! A worker of a pool.
 
-use crate::{Options, Outcome, kernel};
+use crate::{Options, Outcome, kernel, talk};
 use pipewright::{
     RpcError, Supervisor,
     pool::{self, Functions, Pool},
 };
 use serde_json::{Value, json};
-use std::time::Duration;
+use std::{
+    io::{self, Read},
+    time::Duration,
+};
 
 /// A task is an array: a word, and parameters. It runs tasks on `--threads N`, and exits at once with `--exit CODE`.
 pub(crate) fn worker(options: &Options) -> Outcome {
@@ -79,5 +82,12 @@ pub(crate) fn host() -> Outcome {
     }
     println!("{sum}");
     println!("{}", Pool::of_function(&supervisor, never_added).unwrap_err());
+    Ok(())
+}
+
+/// Connects without the library, closes the connection, and runs on.
+pub(crate) fn closer() -> Outcome {
+    drop(talk::connect()?);
+    io::stdin().read_to_end(&mut Vec::new())?;
     Ok(())
 }

@@ -208,7 +208,7 @@ pub(crate) fn half_close() -> Outcome {
     }
 }
 
-fn connect() -> Result<std::os::unix::net::UnixStream, Box<dyn std::error::Error>> {
+pub(crate) fn connect() -> Result<std::os::unix::net::UnixStream, Box<dyn std::error::Error>> {
     let address =
         control_address(std::env::args().find_map(|argument| argument.strip_prefix("--control=").map(str::to_owned)))?;
     let (path, key) = address.rsplit_once('?').ok_or("no key")?;

@@ -203,9 +203,18 @@ impl PoolCore {
 
     /// A call has ended.
     pub(crate) fn answered(&self, call: CallNumber, answer: Answer) {
-        if let Err(CallError::WorkerExited { .. } | CallError::Io(_)) = answer {
+        match answer {
             // The exit follows, and with it more is known; or the connection is closed, and the worker is killed.
-            return;
+            Err(CallError::WorkerExited { .. }) => return,
+            // The worker reads no more.
+            Err(CallError::Io(_)) => {
+                return self.change(None, |state, now, _| {
+                    if let Some(member) = state.calls.get(&call).map(|call| call.member) {
+                        state.dispatch.lost(member, now);
+                    }
+                });
+            }
+            Ok(_) | Err(_) => {}
         }
         let is_failure = answer.is_err();
         let ended = self.change(None, |state, now, _| state.answered(call, is_failure, now));

@@ -53,6 +53,8 @@ fn p07_tasks_wait_for_named_resources_and_others_pass_them() {
     let supervisor = Supervisor::new().unwrap();
     let budget = Budget::new(10).resource("gpu", 1);
     let pool = builder(&supervisor).workers(3).in_flight(2).budget(&budget).build().unwrap();
+    // Otherwise tasks are sent to the worker that is busy with the first one.
+    until(|| pool.status(), |status| status.ready == 3);
     let gpu = |request: Request| pool.task(request).needs([("gpu", 1)]);
     let first = gpu(endless()).submit().unwrap();
     until(|| first.progress::<Value>().unwrap(), Option::is_some);

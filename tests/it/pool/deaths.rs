@@ -1,9 +1,9 @@
 //! Workers that die, hang or do not start.
 
 use super::{builder, result, spec, square, until};
-use crate::support::DEADLINE;
+use crate::support::{DEADLINE, FIXTURE};
 use pipewright::{
-    ExitStatus, Supervisor, WorkerSpec,
+    ExitStatus, StdinMode, Supervisor, WorkerSpec,
     pool::{Pool, StartFailure, SubmitError, TaskErrorKind},
 };
 use serde_json::{Value, json};
@@ -82,6 +82,15 @@ fn p08_worker_that_ignores_a_timeout_is_killed_and_replaced() {
     assert!(matches!(error.kind, TaskErrorKind::TimedOut { .. }), "{error:?}");
     assert_eq!(result(pool.task(square(4)).timeout(DEADLINE).submit().unwrap()).unwrap(), json!(16));
     assert_eq!(pool.status().exits, 1, "one that reacts to the cancellation stays");
+}
+
+#[test]
+fn p15_task_ends_when_its_worker_closes_its_control_connection() {
+    let supervisor = Supervisor::new().unwrap();
+    let spec = WorkerSpec::new(FIXTURE).arg("pool-closer").stdin(StdinMode::Pipe);
+    let pool = Pool::<u32, u32>::builder(&supervisor, spec).build().unwrap();
+    let error = pool.submit(1).unwrap().wait_timeout(DEADLINE).unwrap().unwrap_err();
+    assert!(matches!(error.kind, TaskErrorKind::WorkerDied(_) | TaskErrorKind::NoWorkers(_)), "{error:?}");
 }
 
 #[test]
