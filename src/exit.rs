@@ -5,6 +5,8 @@ use std::{borrow::Cow, fmt, time::Duration};
 
 /// The most characters of standard error in the text of an error.
 const LAST_WORDS_MAX: usize = 200;
+/// In the line of standard error by which V8 says that it is out of memory.
+const HEAP_EXHAUSTED: &str = "heap out of memory";
 
 /// How a process ended, and what is known about it.
 ///
@@ -251,12 +253,16 @@ impl Exit {
     pub(crate) fn with_last_words(&self) -> impl fmt::Display {
         let is_requested = self.cause != ExitCause::Itself && self.cause.phrase().is_none();
         let text = if is_requested { Cow::Borrowed("") } else { self.stderr_text() };
-        match text.lines().rev().map(str::trim).find(|line| !line.is_empty()) {
+        let mut lines = text.lines().rev().map(str::trim);
+        let last = lines.clone().find(|line| !line.is_empty());
+        // Node prints its own stack after the reason.
+        match lines.find(|line| line.contains(HEAP_EXHAUSTED)).or(last) {
             None => self.to_string(),
             Some(line) => {
+                let place = if Some(line) == last { "its last line on stderr" } else { "on stderr" };
                 let shown: String = line.chars().take(LAST_WORDS_MAX).collect();
                 let omitted = if shown.len() < line.len() { "..." } else { "" };
-                format!("{self}; its last line on stderr: {shown}{omitted}")
+                format!("{self}; {place}: {shown}{omitted}")
             }
         }
     }

@@ -17,6 +17,7 @@
 //! ```
 
 pub(crate) mod budget;
+pub(crate) mod dialect;
 pub(crate) mod function;
 pub(crate) mod jobs;
 pub(crate) mod serve;
@@ -28,6 +29,7 @@ pub use crate::policy::dispatch::{
 };
 pub use crate::supervisor::worker::job::{JobOutcome, OnFailure};
 pub use budget::Budget;
+pub use dialect::{Dialect, foreign_error::ForeignError};
 pub use function::{FunctionError, Functions, init};
 pub use jobs::{Jobs, error::JobError, job::Job, spec::JobSpec};
 pub use serve::{CurrentTask, worker, worker_with};

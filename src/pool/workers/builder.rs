@@ -12,6 +12,7 @@ use crate::{
     },
     pool::{
         budget::Budget,
+        dialect::Dialect,
         workers::{
             core::PoolCore,
             endpoint::{ControlEndpoint, Endpoint},
@@ -37,6 +38,7 @@ pub struct PoolBuilder<Request, Response> {
     terms: TaskTerms,
     thread: ThreadTasks,
     budget: Option<Budget>,
+    endpoint: Arc<dyn Endpoint>,
     pool: PhantomData<fn(Request) -> Response>,
 }
 
@@ -57,6 +59,7 @@ impl<Request, Response> PoolBuilder<Request, Response> {
             terms: TaskTerms::default(),
             thread: ThreadTasks::default(),
             budget: None,
+            endpoint: Arc::new(ControlEndpoint),
             pool: PhantomData,
         }
     }
@@ -161,18 +164,22 @@ impl<Request, Response> PoolBuilder<Request, Response> {
         self
     }
 
+    /// Sets how tasks reach the workers: for programs that were not written for this library. By default the workers use
+    /// [`worker`](crate::pool::worker).
+    pub fn dialect(mut self, dialect: Dialect) -> Self {
+        self.endpoint = dialect.0;
+        self
+    }
+
     /// Creates the pool. Returns at once: its workers are started by its thread.
     ///
     /// # Errors
     ///
-    /// `InvalidInput` for a number of workers, of tasks in flight or of tasks that wait which is 0, and for an error in the spec. Otherwise
+    /// `InvalidInput` for a number of workers, of tasks in flight or of tasks that wait which is 0, for more tasks in flight than the
+    /// dialect permits, and for an error in the spec. Otherwise
     /// if no thread can be created.
     pub fn build(self) -> io::Result<Pool<Request, Response>> {
-        self.build_with(Arc::new(ControlEndpoint))
-    }
-
-    fn build_with(self, endpoint: Arc<dyn Endpoint>) -> io::Result<Pool<Request, Response>> {
-        let Self { starter, spec, settings, queue_limit, mut terms, thread, budget, pool: _ } = self;
+        let Self { starter, spec, settings, queue_limit, mut terms, thread, budget, endpoint, pool: _ } = self;
         let numbers =
             [("workers", settings.max), ("tasks in flight", settings.in_flight), ("waiting tasks", queue_limit)];
         if settings.min > settings.max {
@@ -181,6 +188,10 @@ impl<Request, Response> PoolBuilder<Request, Response> {
         }
         if let Some((what, _)) = numbers.iter().find(|(_, number)| *number == 0) {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("a pool cannot have 0 {what}")));
+        }
+        if let Some((max, what)) = endpoint.in_flight_max().filter(|(max, _)| settings.in_flight > *max) {
+            let text = format!("{what} has at most {max} tasks in flight, not {}", settings.in_flight);
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
         }
         let starter = starter.ok_or_else(|| io::Error::other(SpawnError::SupervisorGone))?;
         // The pool replaces its workers.

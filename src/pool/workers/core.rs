@@ -165,8 +165,14 @@ impl PoolCore {
                 }
             }
             Effect::Cancel { worker, id } => self.endpoint.cancel(&worker, id),
-            Effect::Stop(worker) => drop(worker.stop()),
-            Effect::StopWithin(worker, time) => drop(worker.stop_timeout(time)),
+            Effect::Stop(worker) => {
+                self.endpoint.ending(&worker);
+                drop(worker.stop());
+            }
+            Effect::StopWithin(worker, time) => {
+                self.endpoint.ending(&worker);
+                drop(worker.stop_timeout(time));
+            }
             // If it is refused, the supervisor reports that with the exit.
             Effect::Kill(worker) => drop(worker.kill()),
             Effect::End(task, result) => task.end(result),
@@ -216,6 +222,7 @@ impl PoolCore {
             }
             Ok(_) | Err(_) => {}
         }
+        let answer = self.endpoint.interpret(answer);
         let is_failure = answer.is_err();
         let ended = self.change(None, |state, now, _| state.answered(call, is_failure, now));
         if let Some((task, attempts)) = ended {

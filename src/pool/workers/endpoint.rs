@@ -15,7 +15,7 @@ use crate::{
     },
 };
 use serde_json::value::RawValue;
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 /// The wire side of a pool. One for all its workers; implemented by a dialect.
 ///
@@ -24,6 +24,22 @@ use std::fmt;
 pub(crate) trait Endpoint: Send + Sync + fmt::Debug {
     /// Adds to the spec what the workers need.
     fn prepare(&self, spec: WorkerSpec) -> WorkerSpec;
+
+    /// The most calls that a worker can have at once, and what the limit is of.
+    fn in_flight_max(&self) -> Option<(usize, &'static str)> {
+        None
+    }
+
+    /// A worker was started, but is not ready: sends what it has to receive first.
+    fn started(&self, _: &Worker) {}
+
+    /// A worker is about to be stopped: sends what it has to receive before.
+    fn ending(&self, _: &Worker) {}
+
+    /// What the answer to a call means, where that is more than what its protocol says.
+    fn interpret(&self, answer: Answer) -> Answer {
+        answer
+    }
 
     /// The id of a new call.
     fn next_id(&self) -> u64;
@@ -41,9 +57,12 @@ pub(crate) trait Endpoint: Send + Sync + fmt::Debug {
 /// What a worker reports about a call.
 #[derive(Debug)]
 pub(crate) enum Report {
-    #[expect(dead_code, reason = "for dialects whose answers are messages")]
     Answer(u64, Answer),
     Progress(u64, Box<RawValue>),
+    /// Nothing to do.
+    Nothing,
+    /// The worker does not keep to its protocol, so none of its answers can be trusted. It is replaced.
+    Invalid(Arc<str>),
 }
 
 /// Workers of this library: tasks are calls of the method `task` over control.

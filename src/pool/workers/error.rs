@@ -4,6 +4,7 @@ use crate::{
     exit::Exit,
     launch::error::SpawnError,
     policy::schedule::task::DemandError,
+    pool::dialect::foreign_error::ForeignError,
     text::printable,
     wire::{
         decode::DecodeError,
@@ -29,6 +30,16 @@ pub struct TaskError {
 
 const _: () = assert!(size_of::<TaskError>() <= 64);
 
+impl TaskError {
+    /// The error that a function in another language has thrown, if that is the reason and the [dialect](crate::pool::Dialect) passes it on.
+    pub fn foreign(&self) -> Option<ForeignError> {
+        match &self.kind {
+            TaskErrorKind::Failed(error) => serde_json::from_str(error.data.as_deref()?.get()).ok(),
+            _ => None,
+        }
+    }
+}
+
 /// The reason of a [`TaskError`].
 #[derive(Debug)]
 #[non_exhaustive]
@@ -42,6 +53,11 @@ pub enum TaskErrorKind {
     WorkerDied(Arc<Exit>),
     /// The task was sent to several workers and each of them died, the last one while no other task was in it.
     Poison(Arc<Exit>),
+    /// The worker that had it has sent what its [dialect](crate::pool::Dialect) does not permit, and was killed.
+    Protocol {
+        /// What it has sent.
+        reason: Arc<str>,
+    },
     /// It ran longer than its timeout.
     TimedOut {
         /// The timeout.
@@ -69,6 +85,11 @@ pub enum StartFailure {
     Spawn(Arc<SpawnError>),
     /// Each exited before it was used; the last one like this.
     Exited(Arc<Exit>),
+    /// It has sent what its [dialect](crate::pool::Dialect) does not permit at the start.
+    Protocol {
+        /// What it has sent.
+        reason: Arc<str>,
+    },
     /// The supervisor has ended.
     SupervisorGone,
 }
@@ -155,6 +176,7 @@ impl fmt::Display for TaskErrorKind {
             Self::InvalidResult(error) => write!(formatter, "invalid result: {error}"),
             Self::WorkerDied(exit) => write!(formatter, "its worker has died: {}", exit.with_last_words()),
             Self::Poison(exit) => write!(formatter, "every worker that had it has died: {}", exit.with_last_words()),
+            Self::Protocol { reason } => write!(formatter, "its worker was killed: {reason}"),
             Self::TimedOut { limit } => write!(formatter, "no result within {limit:?}"),
             Self::Cancelled => formatter.write_str("cancelled"),
             Self::Halted => formatter.write_str("not finished: the pool has halted after too many failures"),
@@ -171,6 +193,7 @@ impl fmt::Display for StartFailure {
         match self {
             Self::Spawn(error) => write!(formatter, "{error}"),
             Self::Exited(exit) => write!(formatter, "exited before it was used: {}", exit.with_last_words()),
+            Self::Protocol { reason } => write!(formatter, "killed before it was used: {reason}"),
             Self::SupervisorGone => formatter.write_str("the supervisor has ended"),
         }
     }

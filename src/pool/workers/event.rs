@@ -18,6 +18,15 @@ pub enum PoolEvent {
     },
     /// A worker could not be started.
     StartFailed(Arc<SpawnError>),
+    /// A worker has sent what its [dialect](crate::pool::Dialect) does not permit, such as an answer that was not asked for, or output among
+    /// the messages. It is killed and replaced. Its tasks are retried as after a death, or end with
+    /// [`Protocol`](crate::pool::TaskErrorKind::Protocol).
+    ProtocolViolated {
+        /// The worker.
+        worker: WorkerId,
+        /// What it has sent.
+        reason: Arc<str>,
+    },
     /// A task runs longer than its [limit](crate::pool::PoolBuilder::slow_after) for that. Once for each attempt.
     Slow {
         /// The name of the task.

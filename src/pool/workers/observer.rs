@@ -18,13 +18,17 @@ pub(crate) struct MemberObserver {
 }
 
 impl MemberObserver {
-    fn report(&self, pool: &PoolCore, report: Report) {
+    fn report(&self, pool: &PoolCore, worker: WorkerId, report: Report) {
         match report {
             Report::Answer(id, answer) => {
                 let call = pool.lock().call_of(self.member, id).map(|(number, _)| number);
                 if let Some(call) = call {
                     pool.answered(call, answer);
                 }
+            }
+            Report::Nothing => {}
+            Report::Invalid(reason) => {
+                pool.change(None, |state, now, _| state.violated((self.member, worker), reason, now))
             }
             Report::Progress(id, value) => {
                 let task = pool.lock().call_of(self.member, id).map(|(_, call)| Arc::clone(&call.task));
@@ -40,7 +44,7 @@ impl ObserveEvents for MemberObserver {
     fn observe(&self, event: Event) -> Option<Event> {
         let pool = self.pool.upgrade()?;
         if let Some(report) = pool.endpoint.receive(event.worker, &event.kind) {
-            self.report(&pool, report);
+            self.report(&pool, event.worker, report);
             return None;
         }
         match &event.kind {

@@ -29,6 +29,10 @@ pub(crate) struct PoolState {
     pub(crate) tasks: HashMap<TaskNumber, Arc<SharedTask>>,
     pub(crate) calls: HashMap<CallNumber, OpenCall>,
     pub(crate) members: HashMap<MemberId, PoolMember>,
+    /// How workers that are killed for it have violated their protocol.
+    violations: HashMap<MemberId, Arc<str>>,
+    /// The one of the worker whose exit is being handled.
+    violation: Option<Arc<str>>,
     /// The workers that the pool's thread has to start.
     pub(crate) starts: VecDeque<MemberId>,
     /// Why the last start has failed.
@@ -90,6 +94,8 @@ impl PoolState {
             tasks: HashMap::new(),
             calls: HashMap::new(),
             members: HashMap::new(),
+            violations: HashMap::new(),
+            violation: None,
             starts: VecDeque::new(),
             start_failure: None,
             submitters: 0,
@@ -139,13 +145,25 @@ impl PoolState {
 
     pub(crate) fn exited(&mut self, (id, worker): (MemberId, WorkerId), exit: Option<&Arc<Exit>>, now: Instant) {
         self.members.remove(&id);
+        self.violation = self.violations.remove(&id);
         self.calls.retain(|_, call| call.member != id);
         self.counts.deaths += 1;
         if let Some(exit) = exit {
             self.events.push(|| PoolEvent::WorkerExited { worker, exit: Arc::clone(exit) });
-            self.start_failure = Some(StartFailure::Exited(Arc::clone(exit)));
+            self.start_failure = Some(match &self.violation {
+                Some(reason) => StartFailure::Protocol { reason: Arc::clone(reason) },
+                None => StartFailure::Exited(Arc::clone(exit)),
+            });
         }
         self.dispatch.exited(id, now);
+    }
+
+    /// A worker does not keep to its protocol. Its exit ends the tasks that it has.
+    pub(crate) fn violated(&mut self, (id, worker): (MemberId, WorkerId), reason: Arc<str>, now: Instant) {
+        self.events.push(|| PoolEvent::ProtocolViolated { worker, reason: Arc::clone(&reason) });
+        // The first one is the cause.
+        self.violations.entry(id).or_insert(reason);
+        self.dispatch.lost(id, now);
     }
 
     /// A call was answered. Returns the task if it ends with that, and the number of attempts.
@@ -241,9 +259,13 @@ impl PoolState {
                 }
             }
         }
+        self.violation = None;
     }
 
     fn reason(&self, ending: Ending, exit: Option<&Arc<Exit>>) -> TaskErrorKind {
+        if let (Ending::Died | Ending::Poison, Some(reason)) = (&ending, &self.violation) {
+            return TaskErrorKind::Protocol { reason: Arc::clone(reason) };
+        }
         match (ending, exit) {
             (Ending::Died, Some(exit)) => TaskErrorKind::WorkerDied(Arc::clone(exit)),
             (Ending::Poison, Some(exit)) => TaskErrorKind::Poison(Arc::clone(exit)),

@@ -70,6 +70,9 @@ fn start_worker(pool: &Arc<PoolCore>, member: MemberId) {
     let weak = Arc::downgrade(pool);
     let observer = move |_| Arc::new(MemberObserver { pool: weak, member }) as Arc<dyn ObserveEvents>;
     let started = pool.starter.spawn_observed(pool.spec.clone(), observer);
+    if let Ok(worker) = &started {
+        pool.endpoint.started(worker);
+    }
     pool.change(None, |state, now, effects| match started {
         Ok(worker) => state.started(member, worker, now, effects),
         Err(error) => state.not_started(member, error, now),

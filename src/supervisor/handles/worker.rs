@@ -310,6 +310,13 @@ impl Worker {
         channel.send(node_channel::message(message))
     }
 
+    /// Sends bytes to a worker that receives messages. Fails at once while no incarnation runs. The caller frames them, and bounds what is
+    /// queued.
+    pub(crate) fn send_frames(&self, frames: Vec<u8>) -> Result<(), CallError> {
+        let router = self.shared.channel()?;
+        Caller { router, when_down: WhenDown::Fail, when_full: WhenFull::Queue }.send(Ok(frames))
+    }
+
     /// As [`Supervisor::serve`](crate::Supervisor::serve), for this worker alone: the requests and notifications of all its incarnations.
     /// It takes precedence over a handler of the supervisor, and has threads of its own.
     ///

@@ -120,7 +120,6 @@ impl WorkerSpec {
         self
     }
 
-    /// The order of `stop` and `control_on_stdio` does not matter.
     /// Adds a control pipe, unless the spec has a control connection.
     pub(crate) fn control_if_none(self) -> Self {
         match self.control {
@@ -129,11 +128,17 @@ impl WorkerSpec {
         }
     }
 
+    /// Connects the worker by Node's channel, unless the spec does.
+    pub(crate) fn node_channel_if_unset(self) -> Self {
+        if self.control == ControlSource::NodeChannel { self } else { self.node_channel() }
+    }
+
     /// Sets the readiness, unless the spec does.
     pub(crate) fn ready_if_none(self, ready: Readiness) -> Self {
         if self.ready_asked.is_some() { self } else { self.ready(ready) }
     }
 
+    /// The order of `stop` and `control_on_stdio` does not matter.
     pub(crate) fn settle_stop(mut self) -> Self {
         self.stop = match (&self.stop_asked, &self.control) {
             (Some(asked), _) => asked.clone(),

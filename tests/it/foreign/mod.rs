@@ -1,5 +1,6 @@
 //! Programs that were not written for this library, unmodified. `.ci/run` installs them; elsewhere the tests of missing ones are skipped.
 
+mod jest_worker;
 mod lsp;
 mod mcp;
 mod node;
