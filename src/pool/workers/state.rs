@@ -180,8 +180,11 @@ impl PoolState {
         Some((self.tasks.remove(&task)?, attempts))
     }
 
-    /// The call with this id on the wire of a worker.
+    /// The call with this id on the wire of a worker. What follows a violation of the protocol is not trusted.
     pub(crate) fn call_of(&self, member: MemberId, id: u64) -> Option<(CallNumber, &OpenCall)> {
+        if self.violations.contains_key(&member) {
+            return None;
+        }
         let mut calls = self.calls.iter();
         calls.find(|(_, call)| call.id == id && call.member == member).map(|(number, call)| (*number, call))
     }
