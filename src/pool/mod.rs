@@ -29,7 +29,7 @@ pub use crate::policy::dispatch::{
 };
 pub use crate::supervisor::worker::job::{JobOutcome, OnFailure};
 pub use budget::Budget;
-pub use dialect::{Dialect, foreign_error::ForeignError};
+pub use dialect::{Dialect, bazel::BazelWorker, foreign_error::ForeignError};
 pub use function::{FunctionError, Functions, init};
 pub use jobs::{Jobs, error::JobError, job::Job, spec::JobSpec};
 pub use serve::{CurrentTask, worker, worker_with};

@@ -19,7 +19,7 @@ pub(crate) trait Codec: Send + Sync + fmt::Debug {
     fn request(&self, id: u64, request: &RawValue) -> serde_json::Result<Vec<u8>>;
 
     /// What asks a worker to cancel a task.
-    fn cancellation(&self, id: u64) -> Option<Vec<u8>>;
+    fn cancel_request(&self, id: u64) -> Option<Vec<u8>>;
 
     /// What a worker receives before it is stopped.
     fn end(&self) -> Option<Vec<u8>>;

@@ -80,7 +80,7 @@ impl Codec for JestWorker {
         Ok(lines)
     }
 
-    fn cancellation(&self, _: u64) -> Option<Vec<u8>> {
+    fn cancel_request(&self, _: u64) -> Option<Vec<u8>> {
         None
     }
 

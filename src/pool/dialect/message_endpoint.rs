@@ -6,10 +6,7 @@ use crate::{
         dialect::codec::{Codec, Reply},
         workers::endpoint::{Endpoint, Report},
     },
-    supervisor::{
-        control::connection::next_call_id, events::event::EventKind, handles::worker::Worker, spec::WorkerSpec,
-        sync::lock,
-    },
+    supervisor::{events::event::EventKind, handles::worker::Worker, spec::WorkerSpec, sync::lock},
     text::printable,
     wire::{
         framing::error::FrameErrorKind,
@@ -17,7 +14,13 @@ use crate::{
     },
 };
 use serde_json::value::RawValue;
-use std::{collections::HashMap, sync::Mutex};
+use std::{
+    collections::HashMap,
+    sync::{
+        Mutex,
+        atomic::{AtomicU32, Ordering},
+    },
+};
 
 /// The most bytes of a message that a text quotes.
 const EXCERPT_BYTES: usize = 200;
@@ -26,6 +29,8 @@ const EXCERPT_BYTES: usize = 200;
 #[derive(Debug)]
 pub(crate) struct MessageEndpoint<C> {
     codec: C,
+    /// The last id.
+    ids: AtomicU32,
     /// The workers that run.
     sessions: Mutex<HashMap<WorkerId, Session>>,
 }
@@ -40,7 +45,7 @@ struct Session {
 
 impl<C: Codec> MessageEndpoint<C> {
     pub(crate) fn new(codec: C) -> Self {
-        Self { codec, sessions: Mutex::new(HashMap::new()) }
+        Self { codec, ids: AtomicU32::new(0), sessions: Mutex::new(HashMap::new()) }
     }
 
     fn message(&self, worker: WorkerId, message: &[u8]) -> Report {
@@ -127,7 +132,8 @@ impl<C: Codec> Endpoint for MessageEndpoint<C> {
     }
 
     fn next_id(&self) -> u64 {
-        next_call_id()
+        // The ids of some protocols are signed and have 32 bits, and 0 is none.
+        u64::from(self.ids.fetch_add(1, Ordering::Relaxed) % i32::MAX.unsigned_abs()) + 1
     }
 
     fn send(&self, worker: &Worker, (id, request): (u64, &RawValue), _: Completion) -> Result<(), CallError> {
@@ -142,7 +148,7 @@ impl<C: Codec> Endpoint for MessageEndpoint<C> {
     }
 
     fn cancel(&self, worker: &Worker, id: u64) {
-        if let Some(cancellation) = self.codec.cancellation(id) {
+        if let Some(cancellation) = self.codec.cancel_request(id) {
             drop(worker.send_frames(cancellation));
         }
     }

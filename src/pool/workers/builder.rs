@@ -166,8 +166,8 @@ impl<Request, Response> PoolBuilder<Request, Response> {
 
     /// Sets how tasks reach the workers: for programs that were not written for this library. By default the workers use
     /// [`worker`](crate::pool::worker).
-    pub fn dialect(mut self, dialect: Dialect) -> Self {
-        self.endpoint = dialect.0;
+    pub fn dialect(mut self, dialect: impl Into<Dialect>) -> Self {
+        self.endpoint = dialect.into().0;
         self
     }
 

@@ -13,7 +13,6 @@ use crate::{
             output::{OutputReader, OutputSource},
         },
         reactor::{timers::Timer, token::Token},
-        spec::control_source::ControlSource,
     },
 };
 use std::sync::Arc;
@@ -28,7 +27,7 @@ impl Incarnation {
             // The kernel refused an option of the socket: the worker reads the end of its standard input.
             Err(_) => return self.disconnect(DisconnectReason::Closed, cx),
         };
-        if self.spec.control == ControlSource::NodeChannel {
+        if self.spec.control.is_of_messages() {
             // What it sends are messages.
             connection.open_for_sending(&socket);
             self.shared.route_calls(|calls| calls.open(&connection));
@@ -51,7 +50,7 @@ impl Incarnation {
 
     /// If it was the worker's channel that has ended, nothing can be sent to the worker either, which is reported unless it exits.
     pub(crate) fn channel_ended(&mut self, stream: StreamId, cx: &mut IncarnationContext<'_>) {
-        if stream == StreamId::Messages && self.spec.control == ControlSource::NodeChannel {
+        if stream == StreamId::Messages && self.spec.control.is_of_messages() {
             cx.reactor.set_timer_after(EXIT_GRACE_TIME, Timer::DisconnectGrace(self.key));
         }
     }

@@ -52,7 +52,7 @@ impl Incarnation {
             StopStep::ClosePipes | StopStep::CloseStdin => {
                 let is_channel =
                     matches!((step, &self.spec.control), (StopStep::ClosePipes, ControlSource::NodeChannel));
-                if is_channel || matches!(self.spec.control, ControlSource::Stdio(_)) {
+                if is_channel || matches!(self.spec.control, ControlSource::Stdio(_) | ControlSource::StdioMessages) {
                     // Later calls wait for the exit, and perhaps for the next incarnation.
                     self.shared.route_calls(CallRouter::stop_sending);
                 }

@@ -124,8 +124,17 @@ impl WorkerSpec {
     pub(crate) fn control_if_none(self) -> Self {
         match self.control {
             ControlSource::Nowhere => self.control(Pass::env("PIPEWRIGHT_CONTROL")),
-            ControlSource::Pipe | ControlSource::Stdio(_) | ControlSource::NodeChannel => self,
+            ControlSource::Pipe
+            | ControlSource::Stdio(_)
+            | ControlSource::NodeChannel
+            | ControlSource::StdioMessages => self,
         }
+    }
+
+    /// Exchanges messages, one a line, over standard input and output.
+    pub(crate) fn messages_on_stdio(mut self) -> Self {
+        self.plan.stdio_sockets = true;
+        self.messages_from(MessageSource::Pipe).control_by(ControlSource::StdioMessages)
     }
 
     /// Connects the worker by Node's channel, unless the spec does.
@@ -176,11 +185,11 @@ impl WorkerSpec {
 
     /// Checks that no other setting uses what carries the connection.
     pub(crate) fn check_connection(&self) -> Result<(), SpecError> {
-        if self.control == ControlSource::NodeChannel && self.framing != Framing::Lines {
-            let reason = "messages of Node are lines".into();
-            return Err(SpecError::Conflict { settings: ["node_channel", "framing"], reason });
+        if self.control.is_of_messages() && self.framing != Framing::Lines {
+            let reason = "its messages are lines".into();
+            return Err(SpecError::Conflict { settings: [self.control.setting(), "framing"], reason });
         }
-        if !matches!(self.control, ControlSource::Stdio(_)) {
+        if !matches!(self.control, ControlSource::Stdio(_) | ControlSource::StdioMessages) {
             return Ok(());
         }
         let others = [
@@ -191,7 +200,7 @@ impl WorkerSpec {
         match others.into_iter().find(|(_, is_set)| *is_set) {
             Some((setting, _)) => {
                 let reason = "standard input and output carry the calls".into();
-                Err(SpecError::Conflict { settings: ["control_on_stdio", setting], reason })
+                Err(SpecError::Conflict { settings: [self.control.setting(), setting], reason })
             }
             None => Ok(()),
         }

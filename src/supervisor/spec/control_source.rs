@@ -25,6 +25,8 @@ pub(crate) enum ControlSource {
     Stdio(StdioProtocol),
     /// Node's channel, which carries messages only.
     NodeChannel,
+    /// Messages on standard input and output.
+    StdioMessages,
 }
 
 impl ControlSource {
@@ -34,7 +36,9 @@ impl ControlSource {
             Self::Nowhere => None,
             Self::Pipe => Some(RpcProtocol::default()),
             Self::Stdio(protocol) => Some(protocol.rpc),
-            Self::NodeChannel => Some(RpcProtocol { framing: Framing::Lines, dialect: Dialect::Messages }),
+            Self::NodeChannel | Self::StdioMessages => {
+                Some(RpcProtocol { framing: Framing::Lines, dialect: Dialect::Messages })
+            }
         }
     }
 
@@ -47,7 +51,7 @@ impl ControlSource {
                 .step([StopStep::Call("shutdown".into())], Duration::from_secs(2))
                 .step([StopStep::Notify("exit".into()), StopStep::ClosePipes], Duration::from_secs(2))
                 .step([StopStep::SignalGroup(libc::SIGTERM)], Duration::from_secs(5)),
-            Self::Stdio(_) | Self::NodeChannel => StopPolicy::kill()
+            Self::Stdio(_) | Self::NodeChannel | Self::StdioMessages => StopPolicy::kill()
                 .step([StopStep::ClosePipes], Duration::from_secs(2))
                 .step([StopStep::SignalGroup(libc::SIGTERM)], Duration::from_secs(5)),
         }
@@ -59,6 +63,15 @@ impl ControlSource {
             Self::Nowhere | Self::Pipe => "control",
             Self::Stdio(_) => "control_on_stdio",
             Self::NodeChannel => "node_channel",
+            Self::StdioMessages => "messages_on_stdio",
+        }
+    }
+
+    /// Whether the connection carries messages both ways, and no calls.
+    pub(crate) fn is_of_messages(&self) -> bool {
+        match self {
+            Self::NodeChannel | Self::StdioMessages => true,
+            Self::Nowhere | Self::Pipe | Self::Stdio(_) => false,
         }
     }
 }

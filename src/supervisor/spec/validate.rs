@@ -83,7 +83,7 @@ impl WorkerSpec {
         let setting = match (self.messages, &self.control) {
             _ if !matches!(self.stderr, Some(OutputMode::ToStdout)) => return Ok(()),
             (MessageSource::Stdout, _) => "messages_on_stdout",
-            (_, ControlSource::Stdio(_)) => "control_on_stdio",
+            (_, ControlSource::Stdio(_) | ControlSource::StdioMessages) => self.control.setting(),
             _ => return Ok(()),
         };
         let reason = "text between its frames would make them invalid: capture standard error by itself".into();

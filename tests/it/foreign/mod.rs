@@ -5,6 +5,7 @@ mod lsp;
 mod mcp;
 mod node;
 mod peers;
+mod pools;
 
 use crate::support::DEADLINE;
 use pipewright::{StopPolicy, StopStep};
