@@ -2,32 +2,34 @@
 
 use crate::{Options, Outcome, host};
 use pipewright::{
-    Event, EventKind, StdinMode, Supervisor, WorkerSpec,
+    Event, EventKind, SpawnError, StdinMode, Supervisor, Worker, WorkerSpec,
     jobserver::{JobserverClient, JobserverToken},
     pipe::Timeout,
     pool::Jobs,
 };
-use std::{io, thread};
+use std::{error::Error, io, thread};
 
-/// `[--guard shell|own|none]`: obeys the words on its standard input, and prints a line for each: `try` and `acquire` take a token,
-/// `release` returns the last one; `spawn` starts a worker that runs until its standard input ends, `drop` ends it with its supervisor; `churn` takes
+/// `[--guard shell|own|none] [--late]`: obeys the words on its standard input, and prints a line for each: `try` and `acquire` take a token,
+/// `release` returns the last one; `spawn` starts a worker that runs until its standard input ends, `--late` one before the client is opened, `drop` ends it with its supervisor; `churn` takes
 /// and returns tokens on three threads until it is killed.
 pub(crate) fn obey(options: &Options) -> Outcome {
+    let early = options.has("late").then(|| start(options)).transpose()?;
     let Some(client) = JobserverClient::from_env().map_err(|error| error.to_string())? else {
         return host::say("no jobserver");
     };
     host::say("jobserver")?;
     let mut tokens = Vec::new();
-    let mut supervisor = None;
+    let mut supervisor = early;
     for word in io::stdin().lines() {
         let answer = match word?.as_str() {
             "try" => kept(client.try_acquire()?, &mut tokens),
             "acquire" => kept(Some(client.acquire_timeout(Timeout::never())?), &mut tokens),
             "release" => tokens.pop().map_or("none", |_| "returned"),
             "spawn" => {
-                let held = Supervisor::builder().guard(host::guard(options)?).build()?;
-                held.spawn(WorkerSpec::new("cat").stdin(StdinMode::Pipe))?;
-                supervisor = Some(held);
+                match &supervisor {
+                    Some(supervisor) => drop(spawn(supervisor)?),
+                    None => supervisor = Some(start(options)?),
+                }
                 "spawned"
             }
             "churn" => {
@@ -47,6 +49,17 @@ pub(crate) fn obey(options: &Options) -> Outcome {
         host::say(answer)?;
     }
     Ok(())
+}
+
+/// Starts a supervisor with a worker.
+fn start(options: &Options) -> Result<Supervisor, Box<dyn Error>> {
+    let supervisor = Supervisor::builder().guard(host::guard(options)?).build()?;
+    spawn(&supervisor)?;
+    Ok(supervisor)
+}
+
+fn spawn(supervisor: &Supervisor) -> Result<Worker, SpawnError> {
+    supervisor.spawn(WorkerSpec::new("cat").stdin(StdinMode::Pipe))
 }
 
 fn kept(token: Option<JobserverToken>, tokens: &mut Vec<JobserverToken>) -> &'static str {

@@ -6,7 +6,7 @@
 //! replaced at once, and its exit is reported as a [`Warning`](crate::events::Warning).
 //!
 //! [`Guard`] selects the program. By default it is `/bin/sh`, whichever shell that is, with `grep`, `head`, `rmdir`, `rm`, `sleep` and
-//! `tr`, and below `make` also `cat`. A container image without a shell needs [`init`] in the host's `main`. Each guard tests itself when it starts; if something is
+//! `tr`, and `cat` in a program that has opened its [jobserver](crate::jobserver). A container image without a shell needs [`init`] in the host's `main`. Each guard tests itself when it starts; if something is
 //! missing, the start of the worker fails with [`SpawnStep::Guard`](crate::SpawnStep::Guard) and an error that names it. A shell also
 //! tests its tools on a process of its own, without delaying the first worker. If they do not work,
 //! [`Warning::GuardExited`](crate::events::Warning::GuardExited) is reported, and further starts fail.

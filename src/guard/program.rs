@@ -9,7 +9,8 @@ pub enum Guard {
     /// The host's own executable if [`init`](super::init) was called in this process, otherwise the shell.
     #[default]
     Auto,
-    /// `/bin/sh` with `grep`, `head`, `rm`, `rmdir`, `sleep` and `tr`, and below `make` also `cat`. `ps` shows `sh -s pipewright-guard`.
+    /// `/bin/sh` with `grep`, `head`, `rm`, `rmdir`, `sleep` and `tr`, and `cat` in a program that has opened its
+    /// [jobserver](crate::jobserver). `ps` shows `sh -s pipewright-guard`.
     Shell,
     /// The host's own executable, which must have called [`init`](super::init). It needs no other program, and finds more than the shell
     /// does: also processes that share a session with the tree, or have parents in it. `ps` shows `pipewright-guard`.

@@ -1,8 +1,10 @@
-# The guard of one supervisor, for a POSIX shell: dash, bash, Busybox. It needs grep, head, rm, rmdir, sleep and tr, and cat below make.
+# The guard of one supervisor, for a POSIX shell: dash, bash, Busybox. It needs grep, head, rm, rmdir, sleep and tr, and cat with
+# a jobserver.
 #
 # fd 3 delivers four lines: the token of the supervisor's processes, its cgroup or nothing, the PID of the host, and "jobserver" or
 # nothing. End of file follows when the host ends. fd 4 is the list of what is killed and removed with the host, and fd 5 its writing
-# end. With a jobserver, fd 6 delivers the tokens that the host holds, and fd 7 takes them back. Standard output receives two lines: "ready" once the end of the host will be noticed, and "tested"; or an error instead.
+# end. With a jobserver, fd 6 delivers the tokens that the host holds, and fd 7 takes them back. Standard output receives two lines:
+# "ready" once the end of the host will be noticed, and "tested"; or an error instead.
 trap '' HUP INT QUIT TERM TSTP TTIN TTOU PIPE USR1 USR2
 IFS= read -r token <&3
 IFS= read -r cgroup <&3

@@ -71,6 +71,8 @@ pub(crate) struct GuardProcess {
     pub(crate) process: Process,
     /// What is missing in its environment; empty if nothing is.
     pub(crate) missing: Box<str>,
+    /// Whether it returns the tokens of a jobserver.
+    pub(crate) has_tokens: bool,
     /// The guard waits for the end of this pipe.
     pipe: File,
 }
@@ -78,7 +80,7 @@ pub(crate) struct GuardProcess {
 impl GuardProcess {
     /// Makes the guard run its cleanup now, and waits up to `within` for its exit.
     pub(crate) fn run_cleanup(self, within: Duration) {
-        let Self { mut process, pipe, missing: _ } = self;
+        let Self { mut process, pipe, .. } = self;
         // The guard sees the end of the pipe; if a fork of the host holds the pipe too, the signal has the same effect.
         drop(pipe);
         drop(process.signal(libc::SIGURG));
@@ -129,7 +131,9 @@ impl GuardProgram {
     ) -> Result<GuardProcess, SpawnError> {
         let refused = |kind, text: &str| SpawnError::guard(io::Error::new(kind, format!("{text}; {REMEDIES}")));
         let named = |text: String| format!("{}: {text}", self.name(shell));
-        let (pipe, plan) = self.plan(shell, path, config).map_err(SpawnError::guard)?;
+        let tokens = client::guarded_ends().map_err(SpawnError::guard)?;
+        let has_tokens = tokens.is_some();
+        let (pipe, plan) = self.plan((shell, path), config, tokens).map_err(SpawnError::guard)?;
         // The own executable watches the host's process, not the thread. The shell ignores this signal until it has set its trap.
         let death_signal = (self == Self::Shell).then_some(libc::SIGURG);
         let context = SpawnContext { death_signal, ..SpawnContext::default() };
@@ -151,7 +155,8 @@ impl GuardProgram {
         let unlike = |report: &String| report != TESTED;
         match (first.strip_prefix(READY), second.filter(unlike)) {
             (Some(rest), None) => {
-                Ok(GuardProcess { process, missing: rest.strip_prefix(WITHOUT).unwrap_or(rest).into(), pipe })
+                let missing = rest.strip_prefix(WITHOUT).unwrap_or(rest).into();
+                Ok(GuardProcess { process, missing, has_tokens, pipe })
             }
             (None, _) => Err(refused(io::ErrorKind::Unsupported, &named(first))),
             (Some(_), Some(second)) => Err(refused(io::ErrorKind::Unsupported, &named(second))),
@@ -159,13 +164,17 @@ impl GuardProgram {
     }
 
     /// Returns the plan, and the end of the pipe that the guard waits for.
-    fn plan(self, shell: &str, path: &str, config: &GuardConfig<'_>) -> io::Result<(File, LaunchPlan)> {
+    fn plan(
+        self,
+        (shell, path): (&str, &str),
+        config: &GuardConfig<'_>,
+        tokens: Option<[OwnedFd; 2]>,
+    ) -> io::Result<(File, LaunchPlan)> {
         // Written while both ends are open in this process: there is a reader, and so no SIGPIPE.
         let (config_pipe, mut pipe) = groups::pipe()?;
         pipe.write_all(config.token.as_bytes())?;
         pipe.write_all(b"\n")?;
         pipe.write_all(config.cgroup.map(Path::as_os_str).unwrap_or_default().as_bytes())?;
-        let tokens = client::guarded_ends()?;
         let jobserver = if tokens.is_some() { JOBSERVER } else { "" };
         pipe.write_all(format!("\n{}\n{jobserver}\n", this_process::own_pid()).as_bytes())?;
         let mut plan = LaunchPlan::new(Program::Named(self.name(shell).into()));

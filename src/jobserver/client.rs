@@ -135,17 +135,22 @@ pub(crate) fn inherited() -> Result<Option<SharedAddress>, JobserverError> {
     Ok(JobserverClient::from_env()?.map(|client| client.shared.source.address.clone()))
 }
 
-/// For the guard: the pipe with the tokens that this process holds, and the jobserver's end to which they are returned. `None` without a
-/// jobserver that can be used, as [`JobserverClient::from_env`] reports to the program.
+/// The client of this process, if it was opened.
+fn opened() -> Option<JobserverClient> {
+    CLIENT.lock().unwrap_or_else(PoisonError::into_inner).clone()
+}
+
+/// Whether this process may hold tokens.
+pub(crate) fn is_open() -> bool {
+    opened().is_some()
+}
+
+/// For the guard: the pipe with the tokens that this process holds, and the jobserver's end to which they are returned. `None` in a
+/// process that has not opened its client.
 pub(crate) fn guarded_ends() -> io::Result<Option<[OwnedFd; 2]>> {
-    match JobserverClient::from_env() {
-        Ok(Some(JobserverClient { shared })) => {
-            let held = shared.held().reader().try_clone_to_owned()?;
-            Ok(Some([held, shared.source.writer.try_clone()?]))
-        }
-        Err(JobserverError::Failed { source, .. }) => Err(source),
-        Ok(None) | Err(_) => Ok(None),
-    }
+    let Some(JobserverClient { shared }) = opened() else { return Ok(None) };
+    let held = shared.held().reader().try_clone_to_owned()?;
+    Ok(Some([held, shared.source.writer.try_clone()?]))
 }
 
 /// Readable while a token may be there.
@@ -163,8 +168,8 @@ impl SharedClient {
 
 /// The right to run one job, until it is dropped: then it is returned to the jobserver.
 ///
-/// Drop it when the processes of the job have ended. If this process is killed, the [guard](crate::guard) of a running supervisor returns
-/// its tokens when the trees of its workers have ended; without a guard they are lost.
+/// Drop it when the processes of the job have ended. If this process is killed, the [guard](crate::guard) of a supervisor that has started a
+/// worker since the client was opened returns the tokens when the trees of its workers have ended. Without one they are lost.
 #[must_use = "dropping the token returns it"]
 pub struct JobserverToken {
     client: Arc<SharedClient>,

@@ -246,7 +246,7 @@ fn p09_host_killed_at_any_moment_loses_one_token_at_most_and_creates_none() {
         assert_eq!(["spawn", "churn"].map(|word| client.ask(word)), ["spawned", "churning"]);
         let guard = guard_of(client.process.pid());
         // The moment is what matters: none is waited for.
-        drop(never.recv_timeout(Duration::from_micros(chance.below(3000))));
+        assert!(never.recv_timeout(Duration::from_micros(chance.below(3000))).is_err());
         client.process.signal(libc::SIGKILL).unwrap();
         client.process.wait().unwrap();
         wait_gone(guard);
@@ -255,6 +255,23 @@ fn p09_host_killed_at_any_moment_loses_one_token_at_most_and_creates_none() {
         lost += TOKENS - free;
     }
     println!("{lost} of 40 hosts have lost a token");
+}
+
+/// The guard was started first. The next worker brings one that returns tokens.
+#[test]
+fn p09_tokens_of_a_host_that_opens_its_jobserver_late_are_returned() {
+    for guard in ["shell", "own"] {
+        let mut make = Make::new(Style::Pipe, b"++");
+        let mut client = make.client(&["--late", "--guard", guard]);
+        let old = guard_of(client.process.pid());
+        assert_eq!(["try", "try", "spawn"].map(|word| client.ask(word)), ["implicit", "token", "spawned"]);
+        wait_gone(old);
+        let new = guard_of(client.process.pid());
+        client.process.signal(libc::SIGKILL).unwrap();
+        client.process.wait().unwrap();
+        wait_gone(new);
+        assert_eq!(make.take_all(), b"++", "{guard}");
+    }
 }
 
 /// The guard that cleans up for a host that goes on must not create tokens.

@@ -7,6 +7,7 @@ use crate::{
         program::Guard,
         start::{self, GuardConfig, GuardProcess, StartStage},
     },
+    jobserver::client,
     launch::error::SpawnError,
     supervisor::{containment::cgroup_pool::CgroupPool, reactor::report::Report, sync::lock},
 };
@@ -84,9 +85,10 @@ impl TreeGuard {
     }
 
     fn renew(&self, state: &mut GuardState) -> Result<bool, SpawnError> {
-        if let Some(GuardProcess { process, .. }) = &mut state.running {
+        if let Some(GuardProcess { process, has_tokens, .. }) = &mut state.running {
             let pid = process.pid();
             let status = match process.wait_timeout(Duration::ZERO) {
+                Ok(None) if !*has_tokens && client::is_open() => return Ok(self.replace_without_tokens(state)),
                 Ok(None) => return Ok(false),
                 Ok(Some(exit)) => exit.status,
                 Err(_) => ExitStatus::Unknown,
@@ -108,6 +110,15 @@ impl TreeGuard {
         }
         state.running = started?;
         Ok(true)
+    }
+
+    /// Replaces a guard that was started before the host has opened its jobserver, and so cannot return tokens. If that fails, it stays until
+    /// the next start. Returns whether it was replaced.
+    fn replace_without_tokens(&self, state: &mut GuardState) -> bool {
+        let Ok(Some(running)) = self.start(StartStage::Ready) else { return false };
+        self.reports.report(GuardReport { end: running.process.exit_fd().ok(), notice: None });
+        state.running = Some(running);
+        true
     }
 
     /// Lets a guard clean up now, and waits up to `within` for it.
