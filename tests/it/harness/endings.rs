@@ -127,3 +127,39 @@ fn tap_program_is_one_test() {
     assert!(run.line("SKIP [").ends_with("skipped.t: no network"), "{}", run.stderr);
     assert!(run.line("mixed.t").ends_with("mixed.t: 1 points"), "standard error is not TAP: {}", run.stderr);
 }
+
+#[test]
+fn slow_test_passes_with_warnings() {
+    let directory = tempfile::tempdir().unwrap();
+    let program = program(directory.path(), "tests", &[("slow", "sleep 0.25")]);
+    let run = run(&harness().args(["--slow-timeout", "100ms"]).arg(&program));
+    assert_eq!(run.code, Some(0), "{}", run.stderr);
+    assert!(run.summary().starts_with("1 test run: 1 passed (1 slow)\n"), "{}", run.stderr);
+    assert!(
+        run.stderr.contains("SLOW [>  0.100s] (───)") && run.stderr.contains("SLOW [>  0.200s] (───)"),
+        "{}",
+        run.stderr
+    );
+}
+
+#[test]
+fn retry_waits_for_its_delay_while_others_run() {
+    let directory = tempfile::tempdir().unwrap();
+    // The first test passes once the second has run, whose turn comes while the retry waits.
+    let tests = [("first", "[ -e second ]"), ("second", "touch second")];
+    let program = program(directory.path(), "tests", &tests);
+    let run = run(&harness().args(["-j1", "--retries", "1", "--retry-delay", "300ms"]).arg(&program));
+    assert_eq!(run.code, Some(0), "{}", run.stderr);
+    assert!(run.summary().starts_with("2 tests run: 2 passed (1 flaky)\n"), "{}", run.stderr);
+}
+
+#[test]
+fn flood_of_output_is_cut_in_the_middle() {
+    let directory = tempfile::tempdir().unwrap();
+    let body = "echo begun; head -c 20000000 /dev/zero | tr '\\0' 'x'; echo; echo ended; exit 1";
+    let program = program(directory.path(), "tests", &[("floods", body)]);
+    let run = run(&harness().arg(&program));
+    assert_eq!(run.code, Some(100), "{}", &run.stderr[..run.stderr.len().min(1000)]);
+    assert!(run.stderr.contains("    begun\n") && run.stderr.contains("    ended\n"), "{}", run.stderr.len());
+    assert!(run.stderr.contains(" bytes omitted]\n") && run.stderr.len() < 2 << 20, "{}", run.stderr.len());
+}

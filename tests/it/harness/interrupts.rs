@@ -97,3 +97,16 @@ fn interrupt_while_tests_are_listed_ends_harness() {
     assert_eq!((run.code, &*run.stderr), (Some(130), "error: interrupted by SIGINT\n"));
     both.into_iter().for_each(wait_gone);
 }
+
+#[test]
+fn killed_harness_leaves_no_test() {
+    let directory = tempfile::tempdir().unwrap();
+    let pids = Pids::new(directory.path());
+    let body = "setsid sh -c 'echo $$ >pids; exec sleep 1000' & echo $$ >pids; exec sleep 1000";
+    let program = program(directory.path(), "tests", &[("hangs", body)]);
+    let process = harness().arg(&program).spawn_unsupervised().unwrap();
+    let both = [pids.next(), pids.next()];
+    process.signal(libc::SIGKILL).unwrap();
+    both.into_iter().for_each(wait_gone);
+    assert_eq!(finish(process).code, None);
+}
