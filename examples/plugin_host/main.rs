@@ -16,7 +16,8 @@
 //!
 //! **Reload.** When a file has changed, its new version is started beside the old one. It gets the calls when it is ready, and the old one is
 //! stopped when it has answered its own. A new version that does not become ready is stopped, and the old one stays. New files become
-//! plugins, and plugins whose files are removed are stopped. `plugins/` has plugins in Python and Node, and one in Rust that is built as
+//! plugins, and plugins whose files are removed are stopped. A file behind a symbolic link is not watched, nor is what a
+//! plugin imports: `reload` starts their new version. `plugins/` has plugins in Python and Node, and one in Rust that is built as
 //! the example `prime_plugin`.
 //!
 //! **Debugging.** `attach words.py` prints the variable with which the plugin is started in another terminal, in a debugger or not: that
