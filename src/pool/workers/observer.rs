@@ -28,7 +28,7 @@ impl MemberObserver {
             }
             Report::Nothing => {}
             Report::Invalid(reason) => {
-                pool.change(None, |state, now, _| state.violated((self.member, worker), reason, now))
+                pool.change(None, |state, now, _| state.violated((self.member, worker), reason, now));
             }
             Report::Progress(id, value) => {
                 let task = pool.lock().call_of(self.member, id).map(|(_, call)| Arc::clone(&call.task));

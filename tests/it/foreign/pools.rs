@@ -127,7 +127,7 @@ fn foreign_clangd_pool_replaces_a_server_that_is_killed_in_a_task() {
     assert_eq!(result(pool.submit(symbols("a.c", "int a;\n")).unwrap()).unwrap()[0]["name"], "a");
 }
 
-/// A worker of the JSON kind by the documentation of Bazel, since no package of npm or PyPI has one. It compiles files of Python.
+/// A worker of the JSON kind by the documentation of Bazel: the package `@bazel/worker` speaks protobuf only. It compiles files of Python.
 const BAZEL_WORKER: &str = r#"
 import json, os, sys, threading
 assert sys.argv[-1] == "--persistent_worker"
