@@ -23,7 +23,7 @@ use std::{
 /// * No worker that is ready and has room waits while a task waits that it may get. Tasks are sent in the order of their priorities, then of
 ///   their submission, to the worker with the fewest tasks. A task with a key waits for its worker.
 /// * The death of a worker ends its attempts. A task that has retries left waits again, in its old place. One that has seen two deaths is
-///   sent only to a worker without other tasks, which gets no other meanwhile.
+///   sent only to a worker without other tasks, which gets no other meanwhile; after two more deaths it ends.
 /// * Each task ends once: by the answer of its present attempt, or by an [`End`](DispatchOutput::End).
 #[derive(Debug)]
 pub(crate) struct Dispatch {
@@ -125,7 +125,7 @@ impl Dispatch {
         if let Some(class) = terms.class {
             self.grants.of(class);
         }
-        self.tasks.insert(number, Task { rank, terms, attempts: 0, deaths: 0, call: None });
+        self.tasks.insert(number, Task { rank, terms, attempts: 0, deaths: 0, deaths_alone: 0, call: None });
         self.enqueue(number);
         self.fill(now);
         Ok(number)
@@ -390,12 +390,13 @@ impl Dispatch {
         let Some(task) = self.tasks.get_mut(&number) else { return };
         let was_isolated = task.is_suspect() && is_alone;
         task.deaths += 1;
-        if was_isolated {
-            self.end(number, Ending::Poison, now);
-        } else if task.deaths > task.terms.retries {
-            self.end(number, Ending::Died, now);
-        } else {
+        task.deaths_alone += u32::from(was_isolated);
+        if task.deaths <= task.terms.retries && !task.is_poison() {
             self.enqueue(number);
+        } else if was_isolated {
+            self.end(number, Ending::Poison, now);
+        } else {
+            self.end(number, Ending::Died, now);
         }
     }
 

@@ -32,6 +32,8 @@ pub(crate) struct Task {
     pub(crate) attempts: u32,
     /// How many workers have died while it ran.
     pub(crate) deaths: u32,
+    /// How many of these it was alone in.
+    pub(crate) deaths_alone: u32,
     /// The call of the present attempt.
     pub(crate) call: Option<CallNumber>,
 }
@@ -51,11 +53,17 @@ impl Rank {
 }
 
 /// How many workers a task must have seen dying to run alone in a worker.
-pub(crate) const SUSPECT_DEATHS: u32 = 2;
+const SUSPECT_DEATHS: u32 = 2;
+/// How many of these end it. One can be chance: the worker was killed from outside.
+const POISON_DEATHS: u32 = 2;
 
 impl Task {
     pub(crate) fn is_suspect(&self) -> bool {
         self.deaths >= SUSPECT_DEATHS
+    }
+
+    pub(crate) fn is_poison(&self) -> bool {
+        self.deaths_alone >= POISON_DEATHS
     }
 }
 

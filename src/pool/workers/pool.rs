@@ -58,7 +58,7 @@ const EXIT_TIME: Duration = Duration::from_secs(6);
 /// [`ready`](crate::WorkerSpec::ready) it waits for [`Readiness::control`](crate::Readiness::control).
 ///
 /// The death of a worker ends only what it was doing. A task with [retries](crate::pool::TaskBuilder::retries) left is sent to another worker.
-/// One that has seen two deaths then runs alone in a worker, and if this one dies too, it ends with
+/// One that has seen two deaths then runs alone in a worker, and after two deaths there it ends with
 /// [`Poison`](crate::pool::TaskErrorKind::Poison). When no worker starts, five times in a row, all tasks end with
 /// [`NoWorkers`](crate::pool::TaskErrorKind::NoWorkers).
 ///

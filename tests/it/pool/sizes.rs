@@ -21,7 +21,10 @@ fn p14_pool_grows_with_its_tasks_and_shrinks_when_idle() {
     drop(running);
     until(|| pool.status(), |status| (status.workers, status.ready, status.exits) == (1, 1, 2));
     assert_eq!(result(pool.submit(square(3)).unwrap()).unwrap(), json!(9));
-    assert!(builder(&supervisor).workers(2..=1).build().is_err() && builder(&supervisor).workers(0).build().is_err());
+    let (min, max) = (2, 1);
+    assert!(
+        builder(&supervisor).workers(min..=max).build().is_err() && builder(&supervisor).workers(0).build().is_err()
+    );
 }
 
 #[test]
@@ -59,7 +62,9 @@ fn p16_slow_tasks_and_exits_are_reported() {
     assert!(!task.is_finished());
     task.cancel();
     result(pool.submit(("die", json!(9))).unwrap()).unwrap_err();
-    let event = events.recv_timeout(DEADLINE).unwrap();
+    // The task that ends the worker may be slow, too.
+    let next = || events.recv_timeout(DEADLINE).unwrap();
+    let event = std::iter::repeat_with(next).find(|event| !matches!(event, PoolEvent::Slow { .. })).unwrap();
     assert!(matches!(&event, PoolEvent::WorkerExited { exit, .. } if exit.signal() == Some(9)), "{event:?}");
 }
 
