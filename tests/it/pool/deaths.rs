@@ -3,7 +3,7 @@
 use super::{builder, result, spec, square, until};
 use crate::support::{DEADLINE, FIXTURE};
 use pipewright::{
-    ExitStatus, StdinMode, Supervisor, WorkerSpec,
+    ExitStatus, Pass, StdinMode, Supervisor, WorkerSpec,
     pool::{Pool, StartFailure, SubmitError, TaskErrorKind},
 };
 use serde_json::{Value, json};
@@ -71,9 +71,9 @@ fn p13_task_that_kills_every_worker_is_isolated() {
 #[test]
 fn p08_worker_that_ignores_a_timeout_is_killed_and_replaced() {
     let supervisor = Supervisor::new().unwrap();
-    let grace = Duration::from_millis(100);
+    let grace = Duration::from_secs(1);
     let pool = builder(&supervisor).cancel_grace(grace).timeout(Duration::from_millis(300)).build().unwrap();
-    assert_eq!(result(pool.submit(square(2)).unwrap()).unwrap(), json!(4));
+    assert_eq!(result(pool.task(square(2)).timeout(DEADLINE).submit().unwrap()).unwrap(), json!(4));
     let error = result(pool.submit(("hang", Value::Null)).unwrap()).unwrap_err();
     assert_eq!(error.to_string(), "task 2: no result within 300ms");
     assert_eq!(result(pool.task(square(3)).timeout(DEADLINE).submit().unwrap()).unwrap(), json!(9));
@@ -87,7 +87,7 @@ fn p08_worker_that_ignores_a_timeout_is_killed_and_replaced() {
 #[test]
 fn p15_task_ends_when_its_worker_closes_its_control_connection() {
     let supervisor = Supervisor::new().unwrap();
-    let spec = WorkerSpec::new(FIXTURE).arg("pool-closer").stdin(StdinMode::Pipe);
+    let spec = WorkerSpec::new(FIXTURE).arg("pool-closer").control(Pass::arg("--control={}")).stdin(StdinMode::Pipe);
     let pool = Pool::<u32, u32>::builder(&supervisor, spec).build().unwrap();
     let error = pool.submit(1).unwrap().wait_timeout(DEADLINE).unwrap().unwrap_err();
     assert!(matches!(error.kind, TaskErrorKind::WorkerDied(_) | TaskErrorKind::NoWorkers(_)), "{error:?}");
