@@ -37,7 +37,7 @@ pub(crate) fn obey(options: &Options) -> Outcome {
                     let client = client.clone();
                     thread::Builder::new().spawn(move || {
                         while let Ok(token) = client.try_acquire() {
-                            drop(token)
+                            drop(token);
                         }
                     })?;
                 }
