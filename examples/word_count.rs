@@ -1,4 +1,5 @@
 //! Counts the words of files in four processes, each of which runs a function of this program: `word_count FILE...`
+#![expect(clippy::print_stdout, reason = "its output")]
 
 use pipewright::{
     Supervisor,
