@@ -191,7 +191,7 @@ mod tests {
         let multiplex = BazelWorker::new().multiplex();
         let answer = |message: &str| match multiplex.reply(message.as_bytes()).unwrap() {
             Reply::Answer(id, answer) => (id.unwrap(), answer.map_err(|error| error.to_string())),
-            other => panic!("{other:?}"),
+            other @ Reply::Progress(..) => panic!("{other:?}"),
         };
         let (id, output) = answer(r#"{"exitCode":0,"output":"done\n","requestId":7,"newField":[]}"#);
         assert_eq!((id, output.unwrap().get()), (7, "\"done\\n\""));
@@ -218,7 +218,7 @@ mod tests {
         #[test]
         fn p02_any_arguments_are_one_line(arguments in proptest::collection::vec(any::<String>(), 0..4)) {
             let line = BazelWorker::new().multiplex().request(1, &raw(&json!(arguments))).unwrap();
-            prop_assert_eq!(line.iter().filter(|byte| **byte == b'\n').count(), 1);
+            prop_assert_eq!(memchr::memchr_iter(b'\n', &line).count(), 1);
             let back: Value = serde_json::from_slice(&line).unwrap();
             prop_assert_eq!(&back["arguments"], &json!(arguments));
         }

@@ -201,7 +201,7 @@ mod tests {
         #[test]
         fn p02_any_request_is_one_line_or_an_error(text in r#"\[("[a-z]*"|[0-9]),\[([0-9]|"\\\\n"|\n|,){0,8}\]\]"#) {
             if let Ok(task) = RawValue::from_string(text) && let Ok(line) = codec().request(1, &task) {
-                prop_assert_eq!(line.iter().filter(|byte| **byte == b'\n').count(), 1);
+                prop_assert_eq!(memchr::memchr_iter(b'\n', &line).count(), 1);
             }
         }
     }
