@@ -6,9 +6,11 @@
 mod figures; // clock, medians, and the lines of the output
 mod memory; // a large parent; the only unsafe
 
+mod all;
 mod build;
 mod call;
 mod churn;
+mod fan_out;
 mod flood; // the child of `throughput`
 mod pipes;
 mod pool;
@@ -19,6 +21,7 @@ use std::{
     env,
     error::Error,
     io::{self, Write},
+    path::PathBuf,
     process::ExitCode,
 };
 
@@ -33,11 +36,14 @@ commands:
   churn       what a worker costs that ends at once and comes back, a hundred thousand times
   pool        how many small tasks a second a pool of workers does, beside Python, jest-worker and procspawn
   build       how long a C library takes to compile, beside ninja, make and xargs
+  fanout      what one of thousands of jobs costs, beside threads, xargs, make and ninja
+  all         all of these
 
 options:
   --quick      a few small cases, in seconds: shows that it runs, not how fast
   --workers N  throughput: only this number of workers
   --bytes N    throughput: only this size of message
+  --json FILE  all: also writes the lines to this file
 ";
 
 /// What the command line asks for beside the command.
@@ -46,6 +52,7 @@ struct Options {
     quick: bool,
     workers: Option<usize>,
     bytes: Option<usize>,
+    json: Option<PathBuf>,
 }
 
 type Failed = Box<dyn Error + Send + Sync>;
@@ -72,6 +79,8 @@ fn main() -> ExitCode {
         "call" => call::run,
         "churn" => churn::run,
         "build" => build::run,
+        "fanout" => fan_out::run,
+        "all" => all::run,
         "pool" => pool::run,
         "" => return refuse("a command is missing"),
         other => return refuse(&format!("there is no command `{other}`")),
@@ -94,6 +103,7 @@ fn options(words: &[String]) -> Result<Options, String> {
             "--quick" => options.quick = true,
             "--workers" => options.workers = number()?,
             "--bytes" => options.bytes = number()?,
+            "--json" => options.json = Some(words.next().ok_or("`--json` needs a file")?.into()),
             other => return Err(format!("there is no option `{other}`")),
         }
     }

@@ -211,7 +211,8 @@ fn check(answer: &str, payload: &str) -> Done {
     if answer == payload { Ok(()) } else { Err("the answer differs from the request".into()) }
 }
 
-fn child(peer: &str) -> Result<WorkerSpec, Failed> {
+/// A worker of this program.
+pub(crate) fn child(peer: &str) -> Result<WorkerSpec, Failed> {
     Ok(WorkerSpec::new(env::current_exe()?).args([COMMAND, peer]))
 }
 
