@@ -15,7 +15,7 @@ const METHOD_MAX: usize = 128;
 pub struct NotificationFailure {
     /// The worker that sent it, which may have ended meanwhile.
     pub worker: WorkerId,
-    /// The method, [printable](crate::printable), and not longer than 128 characters.
+    /// The method, escaped by [`printable`], and not longer than 128 characters.
     pub method: Box<str>,
     /// The error.
     pub error: RpcError,
