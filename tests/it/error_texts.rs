@@ -228,10 +228,10 @@ fn p16_task_of_a_pool_says_which_task_has_failed_and_why() {
 }
 
 const TASK_ERRORS: &str = r#"lint 1: its worker has died: killed by signal 11 (SIGSEGV); its last line on stderr: about to die
-lint 2: every worker that had it has died: killed by signal 6 (SIGABRT); its last line on stderr: about to die (attempt 3)
-lint 3: failed: remote error 7: a.rs: no such file
-lint 4: failed: remote error -32603: the method panicked
-lint 5: failed: remote error -32601: method not found: "fly"
+lint 2: every worker that had it has died: killed by signal 6 (SIGABRT); its last line on stderr: about to die (attempt 4)
+lint 3: failed: a.rs: no such file
+lint 4: failed: the method panicked
+lint 5: failed: method not found: "fly"
 lint 6: invalid result: invalid message at byte 5: `"many[here]"`: invalid type: string "many", expected a sequence at line 1 column 6
 lint 7: no result within TIME
 lint 8: no worker starts: exited before it was used: exit code 3; its last line on stderr: cannot start: no licence

@@ -18,7 +18,7 @@ use crate::{
             endpoint::{ControlEndpoint, Endpoint},
             event::PoolEvent,
             pool::Pool,
-            thread::{self, ThreadTasks},
+            thread::{ThreadTasks, start_pool_thread},
         },
     },
     supervisor::{Supervisor, handles::spawn::WorkerStarter, spec::WorkerSpec},
@@ -205,7 +205,7 @@ impl<Request, Response> PoolBuilder<Request, Response> {
             terms.class = core.class(1, &[]).map_err(io::Error::other)?;
         }
         core.lock().events.is_wanted = thread.on_event.is_some();
-        thread::start(&core, thread)?;
+        start_pool_thread(&core, thread)?;
         core.change(None, |state, now, _| state.dispatch.open(now));
         Ok(Pool::new(core, terms, lookahead))
     }

@@ -26,7 +26,7 @@ pub(crate) struct ThreadTasks {
 }
 
 /// Starts the thread. It ends when the pool and all its workers have ended.
-pub(crate) fn start(pool: &Arc<PoolCore>, tasks: ThreadTasks) -> io::Result<()> {
+pub(crate) fn start_pool_thread(pool: &Arc<PoolCore>, tasks: ThreadTasks) -> io::Result<()> {
     let pool = Arc::clone(pool);
     start_thread("pipewright-pool", move || run(&pool, &tasks))
 }
