@@ -21,6 +21,7 @@ use pipewright::{
 };
 use serde::Serialize;
 use std::{
+    collections::VecDeque,
     env,
     io::{self, Read, Write},
     os::{
@@ -44,6 +45,8 @@ const PEERS: [&str; 5] = ["raw", "pipewright", "procspawn", "python", "jest-work
 /// Bytes of a task and its answer, and tasks of a round.
 const SIZES: [(usize, usize); 3] = [(0, 20_000), (1024, 20_000), (100 * 1024, 2_000)];
 const ROUNDS: usize = 5;
+/// Tasks of `procspawn` that are open at a time.
+const OPEN_TASKS: usize = 100;
 const PATIENCE: Duration = Duration::from_secs(100);
 
 #[derive(Debug, Serialize)]
@@ -155,9 +158,17 @@ impl Peers {
         match peer {
             "raw" => self.raw(tasks, payload),
             "procspawn" => {
-                let handles: Vec<_> =
-                    (0..tasks).map(|_| self.procspawn.spawn(payload.to_owned(), |text| text)).collect();
-                handles.into_iter().try_for_each(|handle| check(&handle.join()?, payload))
+                // Each open task has descriptors of its own.
+                let mut open = VecDeque::new();
+                for _ in 0..tasks {
+                    open.push_back(self.procspawn.spawn(payload.to_owned(), |text| text));
+                    if open.len() > OPEN_TASKS
+                        && let Some(oldest) = open.pop_front()
+                    {
+                        check(&oldest.join()?, payload)?;
+                    }
+                }
+                open.into_iter().try_for_each(|handle| check(&handle.join()?, payload))
             }
             _ => {
                 for answer in self.pool.map((0..tasks).map(|_| payload.to_owned())) {
