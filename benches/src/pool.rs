@@ -3,7 +3,7 @@
 //! | peer | how |
 //! |---|---|
 //! | `raw` | the limit: one thread for each worker writes a length and bytes to a socket, and reads them back; one task at a time |
-//! | `pipewright` | `Pool::map` |
+//! | `pipewright` | `Pool::map`, with eight tasks in flight for each worker; the worker runs them one by one |
 //! | `procspawn` | `procspawn::Pool` |
 //! | `python` | `ProcessPoolExecutor.map` |
 //! | `jest-worker` | `Promise.all` over the calls of its `Worker` |
@@ -45,6 +45,8 @@ const PEERS: [&str; 5] = ["raw", "pipewright", "procspawn", "python", "jest-work
 /// Bytes of a task and its answer, and tasks of a round.
 const SIZES: [(usize, usize); 3] = [(0, 20_000), (1024, 20_000), (100 * 1024, 2_000)];
 const ROUNDS: usize = 5;
+/// Tasks that are sent to a worker before its answers; of the other pools, Python's alone sends one ahead.
+const IN_FLIGHT: usize = 8;
 /// Tasks of `procspawn` that are open at a time.
 const OPEN_TASKS: usize = 100;
 const PATIENCE: Duration = Duration::from_secs(100);
@@ -123,7 +125,7 @@ impl Peers {
             sockets.push(ours);
         }
         let supervisor = Supervisor::new()?;
-        let pool = Pool::builder(&supervisor, child("pipewright")?).workers(workers).build()?;
+        let pool = Pool::builder(&supervisor, child("pipewright")?).workers(workers).in_flight(IN_FLIGHT).build()?;
         let procspawn = procspawn::Pool::new(workers)?;
         Ok(Self { workers, sockets, pool, procspawn, _supervisor: supervisor, _processes: processes })
     }
