@@ -9,6 +9,11 @@
 //!
 //! NAME is a plain name or an absolute path (`ssh://host//run/jobs`). Clients of other users need a path that they can reach. A
 //! client that connects through ssh has the rights of the user it logs in as.
+
+#[path = "shared/explain.rs"]
+mod explain;
+
+use explain::explain;
 use std::{
     error::Error,
     fmt::Display,
@@ -41,16 +46,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 fn main() -> ExitCode {
     let Err(error) = run() else { return ExitCode::SUCCESS };
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let reason = error.to_string();
-        if !text.contains(&reason) {
-            text = format!("{text}: {reason}");
-        }
-        cause = error.source();
-    }
-    report(&format_args!("named_pipe: {text}"));
+    report(&format_args!("named_pipe: {}", explain(&*error)));
     ExitCode::FAILURE
 }
 

@@ -2,13 +2,14 @@
 
 use crate::{
     build_log::{BuildLog, NEVER, Record},
+    explain::explain,
     options::Options,
     output,
     plan::{Plan, Step},
     records::{Ended, Records},
     report::{Finished, Report},
+    signal_channel::signal_channel,
 };
-use crossbeam_channel::Receiver;
 use pipewright::{
     Event, EventKind, Exit, OutputMode, Supervisor, SurvivorPolicy, WorkerId, WorkerSpec,
     jobserver::{JobserverClient, JobserverServer},
@@ -44,7 +45,7 @@ pub(crate) fn run(
     report: Report,
     options: &Options,
 ) -> Result<Outcome, Box<dyn Error>> {
-    let interrupts = interrupts()?;
+    let interrupts = signal_channel([libc::SIGINT, libc::SIGTERM])?;
     let supervisor = Supervisor::builder().grace_period(GRACE_PERIOD).build()?;
     let started = log.file_time()?;
     let mut build =
@@ -258,33 +259,4 @@ fn remove_outputs(step: &Step) {
             drop(fs::remove_file(path));
         }
     }
-}
-
-/// Formats an error and its sources in one line.
-fn explain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let reason = error.to_string();
-        if !text.contains(&reason) {
-            text.push_str(": ");
-            text.push_str(&reason);
-        }
-        cause = error.source();
-    }
-    text
-}
-
-/// SIGINT and SIGTERM as a channel.
-fn interrupts() -> Result<Receiver<i32>, Box<dyn Error>> {
-    let mut signals = signal_hook::iterator::Signals::new([libc::SIGINT, libc::SIGTERM])?;
-    let (sender, interrupts) = crossbeam_channel::bounded(1);
-    thread::Builder::new().name("signals".into()).spawn(move || {
-        for signal in signals.forever() {
-            if sender.send(signal).is_err() {
-                return;
-            }
-        }
-    })?;
-    Ok(interrupts)
 }

@@ -21,6 +21,10 @@ mod records; // --joblog and --trace together
 mod report; // progress, output of the steps, summary
 mod rule; // commands after the database
 mod trace; // --trace
+#[path = "../shared/explain.rs"]
+mod explain; // texts of errors
+#[path = "../shared/signal_channel.rs"]
+mod signal_channel; // Ctrl-C
 
 use build::Outcome;
 use build_log::BuildLog;

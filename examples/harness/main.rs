@@ -28,6 +28,8 @@ mod counts; // how many ended in which way
 mod status_line; // a line about a test
 mod report; // progress and summary
 mod junit; // results as XML
+#[path = "../shared/signal_channel.rs"]
+mod signal_channel; // Ctrl-C
 
 use cargo_build::BuildError;
 use counts::Counts;
@@ -37,8 +39,9 @@ use pipewright::{SignalGuard, Supervisor, pool::Jobs};
 use program::{ProgramKind, TestProgram};
 use report::Report;
 use runner::Runner;
+use signal_channel::signal_channel;
 use signal_hook::consts::{SIGINT, SIGTERM};
-use std::{collections::BTreeSet, io, process::ExitCode, sync::Arc, thread};
+use std::{collections::BTreeSet, io, process::ExitCode, sync::Arc};
 
 /// Why there is no result of the tests.
 enum Failure {
@@ -111,7 +114,8 @@ fn main() -> ExitCode {
 }
 
 fn run(options: &Options) -> Result<(), Failure> {
-    let interrupts = interrupts().map_err(Failure::Setup)?;
+    // For the report; the supervisor handles them.
+    let interrupts = signal_channel([SIGINT, SIGTERM]).map_err(Failure::Setup)?;
     let supervisor = Supervisor::new().map_err(Failure::Setup)?;
     let signals = supervisor.handle_signals().map_err(Failure::Setup)?;
     let result = run_under((&supervisor, &signals), &interrupts, options);
@@ -171,18 +175,4 @@ fn programs(supervisor: &Supervisor, options: &Options) -> Result<Vec<Arc<TestPr
         }
     }
     Ok(programs.into_iter().map(Arc::new).collect())
-}
-
-/// SIGINT and SIGTERM as a channel, for the report; the supervisor handles them.
-fn interrupts() -> io::Result<Receiver<i32>> {
-    let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM])?;
-    let (sender, interrupts) = crossbeam_channel::bounded(1);
-    thread::Builder::new().name("signals".into()).spawn(move || {
-        for signal in signals.forever() {
-            if sender.send(signal).is_err() {
-                return;
-            }
-        }
-    })?;
-    Ok(interrupts)
 }

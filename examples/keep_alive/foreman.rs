@@ -1,7 +1,7 @@
 //! Runs the workers of the file and reports what happens.
 
 use crate::{
-    explain,
+    explain::explain,
     file::Plan,
     recipe::Recipe,
     screen::{Screen, Text, open_log},

@@ -53,12 +53,17 @@ mod file; // reads the file
 mod table; // the table of all workers, as text
 mod screen; // writes to the terminal and to log files
 mod foreman; // runs the workers of the file
+#[path = "../shared/explain.rs"]
+mod explain; // texts of errors
+#[path = "../shared/signal_channel.rs"]
+mod signal_channel; // Ctrl-C and SIGHUP
 
-use crossbeam_channel::Receiver;
+use explain::explain;
 use file::Plan;
 use foreman::Foreman;
 use pipewright::Supervisor;
 use screen::{Screen, write_line};
+use signal_channel::signal_channel;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use std::{
     error::Error,
@@ -67,7 +72,6 @@ use std::{
     path::{Path, PathBuf},
     process::ExitCode,
     sync::{Arc, atomic::AtomicBool},
-    thread,
     time::{Duration, Instant},
 };
 
@@ -149,7 +153,7 @@ fn run(plan: Plan, path: &Path) -> Result<bool, Box<dyn Error>> {
     for signal in [SIGINT, SIGTERM] {
         signal_hook::flag::register(signal, Arc::clone(&is_stopping))?;
     }
-    let signals = signals()?;
+    let signals = signal_channel([SIGHUP, SIGINT, SIGTERM])?;
     let _terminal = supervisor.handle_signals()?;
     let ticks = if screen.is_live() { crossbeam_channel::tick(REFRESH) } else { crossbeam_channel::never::<Instant>() };
     let mut foreman = Foreman::new(&supervisor, plan, screen, is_stopping)?;
@@ -176,32 +180,4 @@ fn run(plan: Plan, path: &Path) -> Result<bool, Box<dyn Error>> {
 /// Whether there is a controlling terminal. A session loses it when the terminal is closed (tty(4)).
 fn has_terminal() -> bool {
     File::open("/dev/tty").is_ok()
-}
-
-/// The signals of the user, as a channel.
-fn signals() -> io::Result<Receiver<i32>> {
-    let mut signals = signal_hook::iterator::Signals::new([SIGHUP, SIGINT, SIGTERM])?;
-    let (sender, receiver) = crossbeam_channel::unbounded();
-    thread::Builder::new().name("signals".into()).spawn(move || {
-        for signal in signals.forever() {
-            if sender.send(signal).is_err() {
-                return;
-            }
-        }
-    })?;
-    Ok(receiver)
-}
-
-/// An error with its causes, in one line.
-fn explain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let reason = error.to_string();
-        if !text.contains(&reason) {
-            text = format!("{text}: {reason}");
-        }
-        cause = error.source();
-    }
-    text
 }
