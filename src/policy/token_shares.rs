@@ -1,7 +1,7 @@
 //! How the tokens of one jobserver are divided between programs that each have a pipe of their own.
 //!
-//! Nobody sees that a program waits for a token: only how many lie in its pipe. So each pipe has at least one where possible. A token that was
-//! not taken for a whole round moves on to a program whose pipe has been empty for longer.
+//! It is not visible that a program waits for a token: only how many are in its pipe. So each pipe has at least one where possible. A token
+//! that was not taken for a whole round moves on to a program whose pipe has been empty for longer.
 
 use std::collections::BTreeMap;
 

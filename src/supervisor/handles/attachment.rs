@@ -47,8 +47,8 @@ const VARIABLE: &str = "PIPEWRIGHT_CONTROL";
 /// The process must be in the same PID namespace, and of the same user or of [`peer_user`](WorkerSpec::peer_user). The program in the spec
 /// is a name only; arguments, environment, working directory, standard streams, priorities and the process group are not used.
 ///
-/// [`Display`](fmt::Display) is an assignment for a shell, with a secret: whoever knows it can be the worker. [`Debug`](fmt::Debug) omits
-/// the secret. Dropping it changes nothing.
+/// [`Display`](fmt::Display) is an assignment for a shell, with a secret: a program that knows it can be the worker.
+/// [`Debug`](fmt::Debug) omits the secret. Dropping it changes nothing.
 #[must_use = "the process needs its variable to connect"]
 pub struct Attachment {
     worker: Worker,
