@@ -76,12 +76,12 @@ impl Make {
         }
     }
 
-    /// The number of tokens that nobody holds.
+    /// The number of free tokens.
     fn free(&self) -> usize {
         kernel::unread(self.reader.as_fd())
     }
 
-    /// Takes the tokens that nobody holds.
+    /// Takes the free tokens.
     fn take_all(&mut self) -> Vec<u8> {
         let mut tokens = vec![0; self.free()];
         self.reader.read_exact(&mut tokens).unwrap();
@@ -94,7 +94,7 @@ impl Make {
     }
 }
 
-/// A program that takes tokens when it is told to.
+/// A program that takes and returns tokens on command.
 pub(crate) struct Client {
     pub(crate) process: Process,
     input: PipeWriter,
