@@ -9,13 +9,6 @@ use super::{
 use std::{mem, time::Instant};
 
 impl Dispatch {
-    pub(super) fn set_call_timers(&mut self, call: CallNumber, deadline: Option<Instant>, slow: Option<Instant>) {
-        let timers = [(deadline, DispatchTimer::Deadline(call)), (slow, DispatchTimer::Slow(call))];
-        for (due, timer) in timers.into_iter().filter_map(|(due, timer)| Some((due?, timer))) {
-            self.timers.set(due, timer);
-        }
-    }
-
     pub(super) fn abandon_call(&mut self, number: CallNumber, now: Instant) {
         let kill_at = now.checked_add(self.settings.cancel_grace);
         let Some(call) = self.calls.get_mut(&number) else { return };
@@ -23,47 +16,41 @@ impl Dispatch {
         let deadline = mem::replace(&mut call.deadline, kill_at);
         call.task = None;
         self.outputs.push(DispatchOutput::Cancel { call: number, member: call.member });
-        if let Some(due) = deadline {
-            self.timers.cancel(due, DispatchTimer::Deadline(number));
-        }
-        if let Some(due) = slow {
-            self.timers.cancel(due, DispatchTimer::Slow(number));
-        }
-        self.set_call_timers(number, kill_at, None);
+        self.timers.cancel(deadline, DispatchTimer::Deadline(number));
+        self.timers.cancel(slow, DispatchTimer::Slow(number));
+        self.timers.set(kill_at, DispatchTimer::Deadline(number));
     }
 
     /// A call has reached its timeout, or has not ended in time after its cancellation.
     pub(super) fn deadline(&mut self, number: CallNumber, now: Instant) {
-        let median = self.median.get();
         let Some(call) = self.calls.get_mut(&number) else { return };
         call.deadline = None;
         let (task, member, ran) = (call.task, call.member, now.saturating_duration_since(call.since));
         let Some(task) = task else { return self.kill(member) };
         let Some(limit) = self.tasks.get(&task).map(|task| task.terms.timeout) else { return };
-        match limit.now(median) {
+        match limit.now(&self.median) {
             Some(limit) if limit <= ran => self.end(task, Ending::TimedOut(limit), now),
             _ => {
-                let due = limit.check_after(median, ran).and_then(|after| call.since.checked_add(after));
+                let due = limit.check_after(&self.median, ran).and_then(|after| call.since.checked_add(after));
                 call.deadline = due;
-                self.set_call_timers(number, due, None);
+                self.timers.set(due, DispatchTimer::Deadline(number));
             }
         }
     }
 
     pub(super) fn check_slow(&mut self, number: CallNumber, now: Instant) {
-        let median = self.median.get();
         let Some(call) = self.calls.get_mut(&number) else { return };
         call.slow = None;
         let ran = now.saturating_duration_since(call.since);
         let Some((task, limit)) = call.task.and_then(|task| Some((task, self.tasks.get(&task)?.terms.slow))) else {
             return;
         };
-        match limit.now(median) {
+        match limit.now(&self.median) {
             Some(limit) if limit <= ran => self.outputs.push(DispatchOutput::Slow { task, after: ran }),
             _ => {
-                let due = limit.check_after(median, ran).and_then(|after| call.since.checked_add(after));
+                let due = limit.check_after(&self.median, ran).and_then(|after| call.since.checked_add(after));
                 call.slow = due;
-                self.set_call_timers(number, None, due);
+                self.timers.set(due, DispatchTimer::Slow(number));
             }
         }
     }

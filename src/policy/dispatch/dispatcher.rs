@@ -145,9 +145,7 @@ impl Dispatch {
         if is_ready != Some(true) {
             return;
         }
-        if let Some(due) = age {
-            self.timers.set(due, DispatchTimer::Age(member));
-        }
+        self.timers.set(age, DispatchTimer::Age(member));
         self.fill(now);
         self.watch_idleness(member, now);
     }
@@ -175,12 +173,12 @@ impl Dispatch {
     pub(crate) fn unsent(&mut self, call: CallNumber, now: Instant) {
         let Some(Call { task, member, .. }) = self.end_call(call, now) else { return };
         self.kill(member);
-        if let Some(task) = task.filter(|task| self.tasks.contains_key(task)) {
-            if let Some(task) = self.tasks.get_mut(&task) {
-                task.call = None;
-                task.attempts -= 1;
-            }
-            self.enqueue(task);
+        if let Some(number) = task
+            && let Some(task) = self.tasks.get_mut(&number)
+        {
+            task.call = None;
+            task.attempts -= 1;
+            self.enqueue(number);
         }
         self.fill(now);
     }
@@ -188,13 +186,9 @@ impl Dispatch {
     /// A worker has exited, or could not be started.
     pub(crate) fn exited(&mut self, id: MemberId, now: Instant) {
         let Some(member) = self.members.remove(id) else { return };
-        let timers = [(member.age, DispatchTimer::Age(id)), (member.idle, DispatchTimer::Idle(id))];
-        for (due, timer) in timers.into_iter().filter_map(|(due, timer)| Some((due?, timer))) {
-            self.timers.cancel(due, timer);
-        }
-        for rank in self.waiting.take_keyed(id) {
-            self.enqueue(rank.task);
-        }
+        self.timers.cancel(member.age, DispatchTimer::Age(id));
+        self.timers.cancel(member.idle, DispatchTimer::Idle(id));
+        self.release_keyed(id);
         let is_alone = member.calls.len() == 1;
         let tasks: Vec<_> =
             member.calls.iter().filter_map(|call| self.forget_call(*call)).filter_map(|call| call.task).collect();
@@ -351,10 +345,10 @@ impl Dispatch {
             member.tasks += 1;
             member.is_isolated = is_isolated;
         });
-        let median = self.median.get();
-        let due = |limit: TimeLimit| now.checked_add(limit.check_after(median, Duration::ZERO)?);
+        let due = |limit: TimeLimit| now.checked_add(limit.check_after(&self.median, Duration::ZERO)?);
         let (deadline, slow) = (due(terms.timeout), due(terms.slow));
-        self.set_call_timers(call, deadline, slow);
+        self.timers.set(deadline, DispatchTimer::Deadline(call));
+        self.timers.set(slow, DispatchTimer::Slow(call));
         self.calls.insert(call, Call { task: Some(rank.task), member, class: terms.class, since: now, deadline, slow });
         self.outputs.push(DispatchOutput::Send { call, task: rank.task, member });
         self.drain_if_used_up(member);
@@ -375,12 +369,8 @@ impl Dispatch {
 
     fn forget_call(&mut self, number: CallNumber) -> Option<Call> {
         let call = self.calls.remove(&number)?;
-        if let Some(due) = call.deadline {
-            self.timers.cancel(due, DispatchTimer::Deadline(number));
-        }
-        if let Some(due) = call.slow {
-            self.timers.cancel(due, DispatchTimer::Slow(number));
-        }
+        self.timers.cancel(call.deadline, DispatchTimer::Deadline(number));
+        self.timers.cancel(call.slow, DispatchTimer::Slow(number));
         self.outputs.extend(call.class.map(DispatchOutput::Return));
         Some(call)
     }

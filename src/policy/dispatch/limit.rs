@@ -34,19 +34,19 @@ impl From<Duration> for TimeLimit {
 
 impl TimeLimit {
     /// The limit now; `None` if there is none.
-    pub(crate) fn now(self, median: Option<Duration>) -> Option<Duration> {
+    pub(crate) fn now(self, median: &RunningMedian) -> Option<Duration> {
         match self {
             Self::Never => None,
             Self::After(time) => Some(time),
             Self::Median { factor, min } => {
-                let seconds = median?.as_secs_f64() * factor;
+                let seconds = median.get()?.as_secs_f64() * factor;
                 Some(Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX).max(min))
             }
         }
     }
 
     /// The time to check, counted from the start of the task; `None` if there is no limit.
-    pub(crate) fn check_after(self, median: Option<Duration>, ran: Duration) -> Option<Duration> {
+    pub(crate) fn check_after(self, median: &RunningMedian, ran: Duration) -> Option<Duration> {
         match (self, self.now(median)) {
             (Self::Never, _) => None,
             (_, Some(limit)) => Some(limit),
@@ -96,16 +96,16 @@ mod tests {
         let limit = TimeLimit::Median { factor: 3.0, min: seconds(2) };
         for n in [9, 1, 2, 8] {
             median.add(seconds(n));
-            assert_eq!((median.get(), limit.now(median.get())), (None, None));
+            assert_eq!((median.get(), limit.now(&median)), (None, None));
         }
-        assert_eq!(limit.check_after(None, seconds(4)), Some(seconds(6)), "checked again later");
+        assert_eq!(limit.check_after(&median, seconds(4)), Some(seconds(6)), "checked again later");
         median.add(seconds(3));
-        assert_eq!((median.get(), limit.now(median.get())), (Some(seconds(3)), Some(seconds(9))));
+        assert_eq!((median.get(), limit.now(&median)), (Some(seconds(3)), Some(seconds(9))));
         for _ in 0..SAMPLES {
             median.add(Duration::from_millis(1));
         }
-        assert_eq!(limit.check_after(median.get(), seconds(1)), Some(seconds(2)), "the minimum");
-        assert_eq!(TimeLimit::Never.check_after(median.get(), seconds(1)), None);
-        assert_eq!(TimeLimit::After(seconds(5)).check_after(None, seconds(1)), Some(seconds(5)));
+        assert_eq!(limit.check_after(&median, seconds(1)), Some(seconds(2)), "the minimum");
+        assert_eq!(TimeLimit::Never.check_after(&median, seconds(1)), None);
+        assert_eq!(TimeLimit::After(seconds(5)).check_after(&RunningMedian::default(), seconds(1)), Some(seconds(5)));
     }
 }

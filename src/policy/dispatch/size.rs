@@ -18,7 +18,7 @@ impl Dispatch {
         while self.wants_member() {
             if let Some(due) = self.starts.not_before {
                 if due > now {
-                    return self.timers.set(due, DispatchTimer::Start);
+                    return self.timers.set(Some(due), DispatchTimer::Start);
                 }
                 self.starts.not_before = None;
             }
@@ -75,7 +75,7 @@ impl Dispatch {
             }
             is_new
         });
-        if let (Some(true), Some(due)) = (is_new, due) {
+        if is_new == Some(true) {
             self.timers.set(due, DispatchTimer::Idle(id));
         }
     }
@@ -95,7 +95,7 @@ impl Dispatch {
         match idle_since.checked_add(idle_time) {
             Some(due) if due > now => {
                 self.members.change(id, self.settings.in_flight, |member| member.idle = Some(due));
-                self.timers.set(due, DispatchTimer::Idle(id));
+                self.timers.set(Some(due), DispatchTimer::Idle(id));
             }
             _ => self.drain(id),
         }
@@ -159,7 +159,7 @@ impl Dispatch {
     }
 
     /// The tasks that wait for a worker go to another one.
-    fn release_keyed(&mut self, id: MemberId) {
+    pub(super) fn release_keyed(&mut self, id: MemberId) {
         for rank in self.waiting.take_keyed(id) {
             self.enqueue(rank.task);
         }

@@ -21,12 +21,16 @@ pub(crate) enum DispatchTimer {
 pub(crate) struct Timers(BTreeSet<(Instant, DispatchTimer)>);
 
 impl Timers {
-    pub(crate) fn set(&mut self, due: Instant, timer: DispatchTimer) {
-        self.0.insert((due, timer));
+    /// Without a time, nothing is due.
+    pub(crate) fn set(&mut self, due: Option<Instant>, timer: DispatchTimer) {
+        self.0.extend(due.map(|due| (due, timer)));
     }
 
-    pub(crate) fn cancel(&mut self, due: Instant, timer: DispatchTimer) {
-        self.0.remove(&(due, timer));
+    /// `due` is the time for which it was set, if it was.
+    pub(crate) fn cancel(&mut self, due: Option<Instant>, timer: DispatchTimer) {
+        if let Some(due) = due {
+            self.0.remove(&(due, timer));
+        }
     }
 
     pub(crate) fn next(&self) -> Option<Instant> {
