@@ -4,10 +4,9 @@ use crate::{
     ids::WorkerId,
     pool::{
         dialect::{foreign_error::THROWN, rpc_task::RpcTask},
-        workers::endpoint::{Endpoint, Report},
+        workers::endpoint::{ControlEndpoint, Endpoint, Report},
     },
     supervisor::{
-        control::connection::next_call_id,
         events::event::EventKind,
         handles::worker::Worker,
         spec::{WorkerSpec, readiness::Readiness},
@@ -17,7 +16,6 @@ use crate::{
         jsonrpc::{
             completion::Completion,
             error::{Answer, CallError, RpcError},
-            protocol::{PROGRESS, Progress},
             stdio_protocol::StdioProtocol,
         },
     },
@@ -93,10 +91,6 @@ impl Endpoint for RpcEndpoint {
         if self.protocol.handshake.is_some() { spec } else { spec.ready_if_none(Readiness::started()) }
     }
 
-    fn next_id(&self) -> u64 {
-        next_call_id()
-    }
-
     fn send(&self, worker: &Worker, (id, request): (u64, &RawValue), completion: Completion) -> Result<(), CallError> {
         let caller = worker.caller()?;
         let task: RpcTask<'_> = serde_json::from_str(request.get()).map_err(CallError::Encode)?;
@@ -121,12 +115,6 @@ impl Endpoint for RpcEndpoint {
         }
     }
 
-    fn cancel(&self, worker: &Worker, id: u64) {
-        if let Ok(caller) = worker.caller() {
-            caller.router.request_cancellation(id);
-        }
-    }
-
     fn interpret(&self, answer: Answer) -> Answer {
         match (&self.tasks, answer) {
             (RpcTasks::Tools, Ok(result)) => tool_result(result),
@@ -134,15 +122,12 @@ impl Endpoint for RpcEndpoint {
         }
     }
 
-    fn receive(&self, _: WorkerId, event: &EventKind) -> Option<Report> {
+    fn receive(&self, worker: WorkerId, event: &EventKind) -> Option<Report> {
         match (event, &self.tasks) {
             // The exit, which follows, says more.
             (EventKind::InvalidFrame(frame), _) if frame.kind == FrameErrorKind::Truncated => None,
             (EventKind::InvalidFrame(frame), _) => Some(Report::Invalid(frame.to_string().into())),
-            (EventKind::Notification(notification), RpcTasks::PythonFunctions) if notification.method() == PROGRESS => {
-                let Progress { token, value } = notification.params().ok()?;
-                Some(Report::Progress(token, value))
-            }
+            (EventKind::Notification(_), RpcTasks::PythonFunctions) => ControlEndpoint.receive(worker, event),
             (EventKind::Notification(notification), RpcTasks::Tools)
                 if notification.method() == "notifications/progress" =>
             {

@@ -106,31 +106,17 @@ impl PoolCore {
         exit: Option<&Arc<Exit>>,
         change: impl FnOnce(&mut PoolState, Instant, &mut Vec<Effect>) -> T,
     ) -> T {
-        let mut state = self.lock();
-        let (result, effects) = self.change_locked(&mut state, exit, change);
-        self.finish_change(state, effects);
-        result
-    }
-
-    fn finish_change(&self, state: MutexGuard<'_, PoolState>, effects: Vec<Effect>) {
-        let is_over = state.dispatch.is_over();
-        drop(state);
-        for effect in effects {
-            self.carry_out(effect);
-        }
-        if let (true, Some(budget)) = (is_over, &self.budget) {
-            budget.end();
-        }
+        self.change_locked(self.lock(), exit, change)
     }
 
     fn change_locked<T>(
         &self,
-        state: &mut PoolState,
+        mut state: MutexGuard<'_, PoolState>,
         exit: Option<&Arc<Exit>>,
         change: impl FnOnce(&mut PoolState, Instant, &mut Vec<Effect>) -> T,
-    ) -> (T, Vec<Effect>) {
+    ) -> T {
         let mut effects = Vec::new();
-        let result = change(state, now(), &mut effects);
+        let result = change(&mut state, now(), &mut effects);
         state.collect(exit, || self.endpoint.next_id(), &mut effects);
         let is_over = state.dispatch.is_over();
         // With half of the queue free, so that a submitter does not run once for each task.
@@ -149,13 +135,22 @@ impl PoolCore {
         if is_over {
             self.over.notify_all();
         }
-        (result, effects)
+        drop(state);
+        for effect in effects {
+            self.carry_out(effect);
+        }
+        if let (true, Some(budget)) = (is_over, &self.budget) {
+            budget.end();
+        }
+        result
     }
 
     fn carry_out(&self, effect: Effect) {
         match effect {
             Effect::Send { call, id, worker, task } => {
-                let completion = Completion::observed(self.observer(), call.0);
+                // A method runs, so there is a reference.
+                let me = self.me.upgrade();
+                let completion = me.map_or_else(Completion::default, |me| Completion::observed(me, call.0));
                 let sent = self.endpoint.send(&worker, (id, &task.request), completion);
                 if let Err(error) = sent {
                     self.not_sent(call, error);
@@ -165,13 +160,12 @@ impl PoolCore {
                 }
             }
             Effect::Cancel { worker, id } => self.endpoint.cancel(&worker, id),
-            Effect::Stop(worker) => {
+            Effect::Stop { worker, within } => {
                 self.endpoint.ending(&worker);
-                drop(worker.stop());
-            }
-            Effect::StopWithin(worker, time) => {
-                self.endpoint.ending(&worker);
-                drop(worker.stop_timeout(time));
+                drop(match within {
+                    Some(time) => worker.stop_timeout(time),
+                    None => worker.stop(),
+                });
             }
             // If it is refused, the supervisor reports that with the exit.
             Effect::Kill(worker) => drop(worker.kill()),
@@ -186,14 +180,6 @@ impl PoolCore {
                     budget.give_back(class);
                 }
             }
-        }
-    }
-
-    fn observer(&self) -> Arc<dyn ObserveCompletion> {
-        // A method runs, so there is a reference.
-        match self.me.upgrade() {
-            Some(me) => me,
-            None => Arc::new(NoPool),
         }
     }
 
@@ -274,17 +260,14 @@ impl PoolCore {
             };
             state.submitters -= 1;
         }
-        let (accepted, effects) =
-            self.change_locked(&mut state, None, |state, now, _| match state.dispatch.submit(new.terms, now) {
-                Ok(number) => {
-                    let task = Arc::new(SharedTask::new(number, new.name, new.request));
-                    state.tasks.insert(number, Arc::clone(&task));
-                    Ok(task)
-                }
-                Err(refusal) => Err(Box::new(RefusedTask { error: state.refusal(refusal), task: new })),
-            });
-        self.finish_change(state, effects);
-        accepted
+        self.change_locked(state, None, |state, now, _| match state.dispatch.submit(new.terms, now) {
+            Ok(number) => {
+                let task = Arc::new(SharedTask::new(number, new.name, new.request));
+                state.tasks.insert(number, Arc::clone(&task));
+                Ok(task)
+            }
+            Err(refusal) => Err(Box::new(RefusedTask { error: state.refusal(refusal), task: new })),
+        })
     }
 
     pub(crate) fn cancel(&self, task: TaskNumber) {
@@ -336,14 +319,6 @@ impl ObserveCompletion for PoolCore {
     fn completed(&self, tag: u64, answer: Answer) {
         self.answered(CallNumber(tag), answer);
     }
-}
-
-/// Ends calls of a pool that no longer exists.
-#[derive(Debug)]
-struct NoPool;
-
-impl ObserveCompletion for NoPool {
-    fn completed(&self, _: u64, _: Answer) {}
 }
 
 impl fmt::Debug for PoolCore {

@@ -42,13 +42,19 @@ pub(crate) trait Endpoint: Send + Sync + fmt::Debug {
     }
 
     /// The id of a new call.
-    fn next_id(&self) -> u64;
+    fn next_id(&self) -> u64 {
+        next_call_id()
+    }
 
     /// Sends a task to a worker that is ready. Must not block. On an error nothing was sent.
     fn send(&self, worker: &Worker, call: (u64, &RawValue), completion: Completion) -> Result<(), CallError>;
 
-    /// Asks a worker to cancel a call. It ends like any other.
-    fn cancel(&self, worker: &Worker, id: u64);
+    /// Asks a worker to cancel a call, over control if not said otherwise. The call ends like any other.
+    fn cancel(&self, worker: &Worker, id: u64) {
+        if let Ok(caller) = worker.caller() {
+            caller.router.request_cancellation(id);
+        }
+    }
 
     /// What an event of a worker says about its calls.
     fn receive(&self, worker: WorkerId, event: &EventKind) -> Option<Report>;
@@ -74,18 +80,8 @@ impl Endpoint for ControlEndpoint {
         spec.control_if_none().ready_if_none(Readiness::control())
     }
 
-    fn next_id(&self) -> u64 {
-        next_call_id()
-    }
-
     fn send(&self, worker: &Worker, (id, request): (u64, &RawValue), completion: Completion) -> Result<(), CallError> {
         worker.caller()?.send_call(id, (TASK, &[request]), completion)
-    }
-
-    fn cancel(&self, worker: &Worker, id: u64) {
-        if let Ok(caller) = worker.caller() {
-            caller.router.request_cancellation(id);
-        }
     }
 
     fn receive(&self, _: WorkerId, event: &EventKind) -> Option<Report> {

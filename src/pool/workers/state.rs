@@ -79,8 +79,7 @@ pub(crate) enum PoolMember {
 pub(crate) enum Effect {
     Send { call: CallNumber, id: u64, worker: Worker, task: Arc<SharedTask> },
     Cancel { worker: Worker, id: u64 },
-    Stop(Worker),
-    StopWithin(Worker, Duration),
+    Stop { worker: Worker, within: Option<Duration> },
     Kill(Worker),
     End(Arc<SharedTask>, TaskResult),
     RequestGrant(DemandClass),
@@ -112,7 +111,7 @@ impl PoolState {
         let Some(PoolMember::Spawning { is_ready, is_stopped }) = self.members.get(&id) else { return };
         let (is_ready, is_stopped) = (*is_ready, *is_stopped);
         if is_stopped {
-            effects.push(self.stop(worker.clone()));
+            effects.push(Effect::Stop { worker: worker.clone(), within: self.stop_within });
         }
         self.members.insert(id, PoolMember::Running(worker));
         if is_ready {
@@ -202,13 +201,6 @@ impl PoolState {
         self.start_failure.clone().unwrap_or(StartFailure::SupervisorGone)
     }
 
-    fn stop(&self, worker: Worker) -> Effect {
-        match self.stop_within {
-            Some(time) => Effect::StopWithin(worker, time),
-            None => Effect::Stop(worker),
-        }
-    }
-
     /// Turns decisions into effects. `exit` is the exit that they follow from, if there is one.
     pub(crate) fn collect(&mut self, exit: Option<&Arc<Exit>>, next_id: impl Fn() -> u64, effects: &mut Vec<Effect>) {
         for output in self.dispatch.take_outputs() {
@@ -236,8 +228,7 @@ impl PoolState {
                 }
                 DispatchOutput::Stop(member) => match self.members.get_mut(&member) {
                     Some(PoolMember::Running(worker)) => {
-                        let worker = worker.clone();
-                        effects.push(self.stop(worker));
+                        effects.push(Effect::Stop { worker: worker.clone(), within: self.stop_within });
                     }
                     Some(PoolMember::Spawning { is_stopped, .. }) => *is_stopped = true,
                     None => {}

@@ -4,7 +4,7 @@ use crate::{
     policy::dispatch::ids::MemberId,
     pool::workers::{core::PoolCore, event::EventHandler, observer::MemberObserver, state::PoolMember},
     supervisor::{
-        clock::now, commands::Command, events::observer::ObserveEvents, handles::spawn::start_thread, panics::catch,
+        clock::now, commands::Command, events::observer::ObserveEvents, incarnation::probe::start_thread, panics::catch,
     },
 };
 use std::{

@@ -11,9 +11,9 @@ use crate::{
         spec::WorkerSpec,
         worker::registry::WorkerRegistry,
     },
-    sys::{deferred_close::DropInBackground, signals},
+    sys::deferred_close::DropInBackground,
 };
-use std::{io, sync::Arc, thread};
+use std::sync::Arc;
 
 /// Starts workers of a supervisor. After the end of the supervisor, starts fail.
 #[derive(Debug, Clone)]
@@ -57,15 +57,6 @@ impl WorkerStarter {
         let started = Spawner::start_on_spawner_thread(&self.spawner, id, spec, (prepared, permit))?;
         Ok(Worker::new(started, &self.commands))
     }
-}
-
-/// Starts a thread of the library, in which the host's signals are blocked. It is not joined.
-pub(crate) fn start_thread(name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
-    let run = move || {
-        signals::block_all();
-        run();
-    };
-    thread::Builder::new().name(name.into()).spawn(run).map(drop)
 }
 
 #[cfg(test)]

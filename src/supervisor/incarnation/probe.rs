@@ -38,7 +38,7 @@ impl ReadinessProbe {
     }
 }
 
-/// Starts a thread for user code, with all signals blocked.
+/// Starts a thread for user code, with all signals blocked. It is not joined.
 pub(crate) fn start_thread(name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
     let thread = thread::Builder::new().name(name.into());
     let started = thread.spawn(move || {
