@@ -205,12 +205,7 @@ impl LaunchPlan {
     pub(crate) fn inherit_jobserver(&mut self, address: SharedAddress) {
         let passed = match address {
             SharedAddress::Fifo(path) => PassedJobserver::Fifo(path),
-            SharedAddress::Pipe([reader, writer]) => {
-                let at = self.extra_fds.len();
-                self.add_fd("jobserver reader", FdSource::Inherited(reader), Pass::unnamed());
-                self.add_fd("jobserver writer", FdSource::Inherited(writer), Pass::unnamed());
-                PassedJobserver::Pipe { reader: at, writer: at + 1, jobs: None }
-            }
+            SharedAddress::Pipe(ends) => self.add_jobserver_pipe(ends.map(FdSource::Inherited), None),
         };
         self.pass_jobserver(passed);
     }
@@ -226,11 +221,16 @@ impl LaunchPlan {
 
     /// Gives each process a pipe of this jobserver.
     pub(crate) fn serve_jobserver(&mut self, server: JobserverServer) {
-        let (at, jobs) = (self.extra_fds.len(), server.tokens() + 1);
-        self.add_fd("jobserver reader", FdSource::TokenReader(server), Pass::unnamed());
-        self.add_fd("jobserver writer", FdSource::TokenWriter, Pass::unnamed());
-        let passed = PassedJobserver::Pipe { reader: at, writer: at + 1, jobs: Some(jobs) };
+        let jobs = server.tokens() + 1;
+        let passed = self.add_jobserver_pipe([FdSource::TokenReader(server), FdSource::TokenWriter], Some(jobs));
         self.pass_jobserver(passed);
+    }
+
+    fn add_jobserver_pipe(&mut self, [reader, writer]: [FdSource; 2], jobs: Option<usize>) -> PassedJobserver {
+        let at = self.extra_fds.len();
+        self.add_fd("jobserver reader", reader, Pass::unnamed());
+        self.add_fd("jobserver writer", writer, Pass::unnamed());
+        PassedJobserver::Pipe { reader: at, writer: at + 1, jobs }
     }
 
     /// Adds the argument or variable that passes the path of the control pipe.

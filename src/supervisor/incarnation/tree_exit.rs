@@ -87,8 +87,8 @@ impl Incarnation {
         let Some(rest) = self.remaining_grace(cx.reactor.clock.now()) else { return false };
         let termination = self.tree.termination.get_or_insert_default();
         termination.grace_scans += 1;
-        let interval = EXEC_RESCAN_INTERVAL * 2_u32.saturating_pow(termination.grace_scans.min(16));
-        cx.reactor.set_timer_after(interval.min(LONGEST_CGROUP_CHECK_INTERVAL).min(rest), Timer::TreeRescan(self.key));
+        let interval = check_interval(termination.grace_scans).min(rest);
+        cx.reactor.set_timer_after(interval, Timer::TreeRescan(self.key));
         true
     }
 
@@ -107,9 +107,7 @@ impl Incarnation {
             return self.inspect(ScanTask::KillInhabitants, cx);
         }
         termination.scans += 1;
-        let interval =
-            (EXEC_RESCAN_INTERVAL * 2_u32.saturating_pow(termination.scans.min(16))).min(LONGEST_CGROUP_CHECK_INTERVAL);
-        cx.reactor.set_timer_after(interval, Timer::TreeRescan(self.key));
+        cx.reactor.set_timer_after(check_interval(termination.scans), Timer::TreeRescan(self.key));
     }
 
     /// Requests a scan from the inspector. A stalled inspector is replaced and gets the request again; see `check_inspector`.
@@ -338,4 +336,9 @@ impl Incarnation {
             }
         }
     }
+}
+
+/// The time until the next check of a tree, after so many of them.
+fn check_interval(checks: u32) -> Duration {
+    (EXEC_RESCAN_INTERVAL * 2_u32.saturating_pow(checks.min(16))).min(LONGEST_CGROUP_CHECK_INTERVAL)
 }

@@ -9,7 +9,7 @@ use crate::{
         supervision::{Supervision, SupervisionContext, worker::WorkerPhase},
     },
 };
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 /// The time after which a token is requested again if that has failed.
 const RETRY_TIME: Duration = Duration::from_millis(50);
@@ -58,7 +58,7 @@ impl Supervision {
 
     fn watch_jobserver(&mut self, client: JobserverClient, cx: &mut SupervisionContext<'_>) {
         if self.token_waits.watched.is_none() {
-            let added = Arc::clone(&cx.reactor.poller).add(&client, Token::Jobserver.as_u64());
+            let added = cx.reactor.poller.add(&client, Token::Jobserver.as_u64());
             self.token_waits.watched = Some(client);
             if let Some(refusal) = cx.reactor.note_registration(Token::Jobserver, Some(added)) {
                 cx.sink.send(Event::warning(Warning::from(refusal)));

@@ -51,13 +51,8 @@ struct Params<'a> {
 struct HelloAnswer {
     version: u64,
     max_message_size: usize,
-    #[serde(skip_serializing_if = "is_false")]
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
     messages: bool,
-}
-
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature of serde")]
-fn is_false(value: &bool) -> bool {
-    !value
 }
 
 /// The result of an accepted `hello`, as this library reads it. A parent may send any other result.
