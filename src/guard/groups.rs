@@ -29,8 +29,6 @@ pub(super) const END: &str = "end";
 const ALIVE: &str = "alive";
 /// Up to this many bytes the lines are not compacted, however few groups they describe.
 const FEW_BYTES: usize = 4096;
-/// The largest capacity that is requested, in bytes: the default of `/proc/sys/fs/pipe-max-size`.
-const LARGEST_BYTES: usize = 1 << 20;
 
 /// What is killed and removed with the host.
 #[derive(Debug)]
@@ -54,7 +52,7 @@ struct ListPipe {
 
 impl GroupList {
     pub(crate) fn new() -> io::Result<Self> {
-        let (reader, writer) = pipe()?;
+        let (reader, writer) = fifo::pipe()?;
         // `bytes` and `capacity` prevent a full pipe. If they are wrong, a write fails instead of blocking.
         fd::set_nonblocking(writer.as_fd())?;
         let capacity = fifo::capacity(reader.as_fd())?;
@@ -65,7 +63,7 @@ impl GroupList {
             directory: String::new(),
             bytes: 0,
             capacity,
-            capacity_max: LARGEST_BYTES,
+            capacity_max: fifo::LARGEST_BYTES,
         };
         Ok(Self { pipe: Mutex::new(pipe) })
     }
@@ -180,13 +178,6 @@ impl ListPipe {
         self.bytes = self.bytes.saturating_sub(bytes);
         skipped.map(drop)
     }
-}
-
-/// A pipe whose ends are close-on-exec and have high numbers.
-pub(super) fn pipe() -> io::Result<(File, File)> {
-    let (reader, writer) = io::pipe()?;
-    let lift = |end: OwnedFd| fd::dup_above(end, fd::MIN_FD).map(File::from);
-    Ok((lift(reader.into())?, lift(writer.into())?))
 }
 
 /// The list as its guard reads it.

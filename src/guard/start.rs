@@ -1,7 +1,7 @@
 //! Starts a guard, on the host's side.
 
 use super::{
-    groups::{self, GroupList},
+    groups::GroupList,
     program::{Guard, is_initialized},
     protocol::{
         CONFIG_FD, EXECUTABLE, HELD_TOKENS_FD, JOBSERVER, JOBSERVER_FD, LIST_READER_FD, LIST_WRITER_FD, READY, TESTED,
@@ -19,7 +19,7 @@ use crate::{
         spawn::{launch, prepare},
         stdio::{OutputMode, ProcessGroup, StdinMode},
     },
-    sys::this_process,
+    sys::{fifo, this_process},
 };
 use std::{
     env,
@@ -171,7 +171,7 @@ impl GuardProgram {
         tokens: Option<[OwnedFd; 2]>,
     ) -> io::Result<(File, LaunchPlan)> {
         // Written while both ends are open in this process: there is a reader, and so no SIGPIPE.
-        let (config_pipe, mut pipe) = groups::pipe()?;
+        let (config_pipe, mut pipe) = fifo::pipe()?;
         pipe.write_all(config.token.as_bytes())?;
         pipe.write_all(b"\n")?;
         pipe.write_all(config.cgroup.map(Path::as_os_str).unwrap_or_default().as_bytes())?;
@@ -212,7 +212,7 @@ impl GuardProgram {
 fn script() -> io::Result<File> {
     let lines = SCRIPT.lines().map(str::trim_start).filter(|line| !line.is_empty() && !line.starts_with('#'));
     let text = lines.flat_map(|line| [line, "\n"]).collect::<String>();
-    let (script, mut writer) = groups::pipe()?;
+    let (script, mut writer) = fifo::pipe()?;
     writer.write_all(text.as_bytes())?;
     Ok(script)
 }

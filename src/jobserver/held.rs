@@ -5,31 +5,25 @@
 
 use crate::sys::{fd, fifo, retry, splice, write};
 use std::{
+    fs::File,
     io,
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    os::fd::{AsFd, BorrowedFd},
 };
-
-/// The largest capacity that is requested, in bytes: the default of `/proc/sys/fs/pipe-max-size`.
-const LARGEST_BYTES: usize = 1 << 20;
 
 /// The pipe with the held tokens. Each takes a page of its capacity.
 #[derive(Debug)]
 pub(super) struct HeldTokens {
-    reader: OwnedFd,
-    writer: OwnedFd,
+    reader: File,
+    writer: File,
     count: usize,
     limit: usize,
 }
 
 impl HeldTokens {
     pub(super) fn new() -> io::Result<Self> {
-        let (reader, writer) = io::pipe()?;
-        let lift = |end: OwnedFd| {
-            let end = fd::dup_above(end, fd::MIN_FD)?;
-            fd::set_nonblocking(end.as_fd())?;
-            io::Result::Ok(end)
-        };
-        let (reader, writer) = (lift(reader.into())?, lift(writer.into())?);
+        let (reader, writer) = fifo::pipe()?;
+        fd::set_nonblocking(reader.as_fd())?;
+        fd::set_nonblocking(writer.as_fd())?;
         let limit = fifo::capacity(reader.as_fd())? / fifo::page_bytes();
         Ok(Self { reader, writer, count: 0, limit })
     }
@@ -47,7 +41,7 @@ impl HeldTokens {
     pub(super) fn has_room(&mut self) -> bool {
         while self.count >= self.limit {
             let wanted = fifo::page_bytes().saturating_mul(2 * self.limit);
-            let enlarged = (wanted <= LARGEST_BYTES).then(|| fifo::set_capacity(self.writer.as_fd(), wanted));
+            let enlarged = (wanted <= fifo::LARGEST_BYTES).then(|| fifo::set_capacity(self.writer.as_fd(), wanted));
             match enlarged {
                 Some(Ok(capacity)) if capacity / fifo::page_bytes() > self.limit => {
                     self.limit = capacity / fifo::page_bytes();
@@ -72,11 +66,11 @@ impl HeldTokens {
         if retry(|| Ok(rustix::io::read(&self.reader, &mut token)?))? == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        self.count = self.count.saturating_sub(1);
         let returned = retry(|| write::write(target, &token));
-        if returned.is_err() {
-            // The guard may return it.
-            drop(write::write(self.writer.as_fd(), &token));
+        match returned {
+            Ok(_) => self.count = self.count.saturating_sub(1),
+            // It is still held, and the guard may return it.
+            Err(_) => drop(write::write(self.writer.as_fd(), &token)),
         }
         returned.map(drop)
     }
@@ -118,7 +112,7 @@ mod tests {
             assert!(held.take_from(reader.as_fd()).unwrap(), "token {taken}");
             taken += 1;
         }
-        assert_eq!((taken, held.limit()), (LARGEST_BYTES / fifo::page_bytes(), taken));
+        assert_eq!((taken, held.limit()), (fifo::LARGEST_BYTES / fifo::page_bytes(), taken));
         held.return_to(writer.as_fd()).unwrap();
         assert!(held.has_room());
     }

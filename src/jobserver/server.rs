@@ -7,6 +7,7 @@ use crate::{
 };
 use std::{
     collections::HashMap,
+    fs::File,
     io::{self, Read, Write},
     os::fd::{AsFd, OwnedFd},
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
@@ -57,11 +58,11 @@ impl JobserverServer {
     /// [`Failed`](JobserverError::Failed), if the process is out of file descriptors or threads.
     pub fn new(tokens: usize) -> Result<Self, JobserverError> {
         let failed = || JobserverError::failed("create a jobserver");
-        let (taken, given) = private_pipe().map_err(failed())?;
+        let transit = fifo::pipe().map_err(failed())?;
         let state = ServerState {
             shares: TokenShares::new(tokens),
             pipes: HashMap::new(),
-            transit: (taken, given),
+            transit,
             is_closed: false,
             is_changed: false,
         };
@@ -79,9 +80,7 @@ impl JobserverServer {
 
     /// Creates the pipe of a new process, with its share of the tokens. Returns the ends for the process, whose reads and writes block.
     pub(crate) fn open_pipe(&self) -> io::Result<(TokenPipe, [OwnedFd; 2])> {
-        let (reader, writer) = io::pipe()?;
-        let lift = |end: OwnedFd| fd::dup_above(end, fd::MIN_FD);
-        let (reader, writer) = (lift(reader.into())?, lift(writer.into())?);
+        let (reader, writer) = fifo::pipe()?;
         let ends = [fd::duplicate(reader.as_fd(), 3)?, fd::duplicate(writer.as_fd(), 3)?];
         // Each token may take a page, and one is left for what the process returns, so that it never waits.
         let needed = (self.owner.tokens + 1).saturating_mul(fifo::page_bytes());
@@ -140,9 +139,9 @@ struct SharedServer {
 #[derive(Debug)]
 struct ServerState {
     shares: TokenShares,
-    pipes: HashMap<HolderId, (OwnedFd, OwnedFd)>,
+    pipes: HashMap<HolderId, (File, File)>,
     /// A pipe that a token passes on its way, so that neither direction can block.
-    transit: (io::PipeReader, io::PipeWriter),
+    transit: (File, File),
     is_closed: bool,
     /// A process has come or ended since the thread has looked.
     is_changed: bool,
@@ -199,7 +198,7 @@ impl ServerState {
 }
 
 /// Puts a new token into a pipe, whose writes block: a process can have filled it.
-fn give(transit: &mut (io::PipeReader, io::PipeWriter), writer: &OwnedFd) -> io::Result<bool> {
+fn give(transit: &mut (File, File), writer: &File) -> io::Result<bool> {
     transit.1.write_all(TOKEN)?;
     let moved = splice::move_byte(transit.0.as_fd(), writer.as_fd());
     if !matches!(moved, Ok(true)) {
@@ -209,7 +208,7 @@ fn give(transit: &mut (io::PipeReader, io::PipeWriter), writer: &OwnedFd) -> io:
 }
 
 /// Takes a token out of a pipe, whose reads block: a process can be faster to take it.
-fn take(transit: &mut (io::PipeReader, io::PipeWriter), reader: &OwnedFd) -> io::Result<bool> {
+fn take(transit: &mut (File, File), reader: &File) -> io::Result<bool> {
     let is_moved = splice::move_byte(reader.as_fd(), transit.1.as_fd())?;
     if is_moved {
         transit.0.read_exact(&mut [0])?;
@@ -217,17 +216,9 @@ fn take(transit: &mut (io::PipeReader, io::PipeWriter), reader: &OwnedFd) -> io:
     Ok(is_moved)
 }
 
-/// A pipe of this process only, with high numbers.
-fn private_pipe() -> io::Result<(io::PipeReader, io::PipeWriter)> {
-    let (reader, writer) = io::pipe()?;
-    let lift = |end: OwnedFd| fd::dup_above(end, fd::MIN_FD);
-    Ok((lift(reader.into())?.into(), lift(writer.into())?.into()))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::fs::File;
 
     fn in_pipe(ends: &[OwnedFd; 2]) -> usize {
         fifo::unread(ends[0].as_fd()).unwrap()

@@ -1,14 +1,25 @@
 //! Pipes and sockets: capacity and unread bytes.
 
 use std::{
+    fs::File,
     io,
-    os::fd::{AsRawFd, BorrowedFd},
+    os::fd::{AsRawFd, BorrowedFd, OwnedFd},
 };
 
 use super::{cvt, fd};
 
 /// The longest atomic write to a pipe, which does not block after `POLLOUT` (pipe(7)).
 pub(crate) const ATOMIC_WRITE_BYTES: usize = libc::PIPE_BUF;
+
+/// The largest capacity that is requested, in bytes: the default of `/proc/sys/fs/pipe-max-size`.
+pub(crate) const LARGEST_BYTES: usize = 1 << 20;
+
+/// A pipe whose ends are close-on-exec and have high numbers.
+pub(crate) fn pipe() -> io::Result<(File, File)> {
+    let (reader, writer) = io::pipe()?;
+    let lift = |end: OwnedFd| fd::dup_above(end, fd::MIN_FD).map(File::from);
+    Ok((lift(reader.into())?, lift(writer.into())?))
+}
 
 /// The unit of a capacity, in bytes.
 pub(crate) fn page_bytes() -> usize {
