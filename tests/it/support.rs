@@ -55,10 +55,15 @@ pub(crate) fn example(name: &str) -> PathBuf {
     let program = std::env::current_exe().unwrap().ancestors().nth(2).unwrap().join("examples").join(name);
     let built = program.metadata().unwrap_or_else(|error| panic!("{}: {error}: {BUILD}", program.display()));
     let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples");
-    let sources: Vec<_> = match fs::read_dir(examples.join(name)) {
-        Ok(entries) => entries.map(|entry| entry.unwrap().path()).collect(),
-        Err(_) => vec![examples.join(format!("{name}.rs"))],
+    let files = |directory: &str| {
+        let entries = fs::read_dir(examples.join(directory)).into_iter().flatten();
+        entries.map(|entry| entry.unwrap().path()).filter(|path| path.is_file()).collect::<Vec<_>>()
     };
+    let mut sources = files(name);
+    if sources.is_empty() {
+        sources.push(examples.join(format!("{name}.rs")));
+    }
+    sources.extend(files("shared"));
     for source in sources {
         let written = source.metadata().unwrap().modified().unwrap();
         assert!(

@@ -1,6 +1,6 @@
 //! Messages of attached workers: notifications over control.
 
-use super::{connected, exited, spec, start, start_with};
+use super::{connected, spec, start, start_with};
 use crate::support::{DEADLINE, Story};
 use pipewright::{
     Attachment, CallError, EventKind, Framing, OutputMode, Pass, Readiness, SpawnError, SpecError, Supervisor,
@@ -57,7 +57,7 @@ fn p06_attached_worker_that_sends_more_than_its_window_waits() {
         assert_eq!(story.json()["n"], n);
     }
     assert_eq!(process.wait_timeout(DEADLINE).unwrap().expect("ends").code(), Some(0));
-    exited(&mut story);
+    story.end();
 }
 
 #[test]

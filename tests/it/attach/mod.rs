@@ -16,7 +16,6 @@ use pipewright::{
 use serde_json::{Value, json};
 use std::{
     fs,
-    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -86,14 +85,6 @@ fn connected(story: &mut Story) {
 }
 
 #[track_caller]
-fn exited(story: &mut Story) -> (Arc<Exit>, AfterExit) {
-    story.find(|event| match event.kind {
-        EventKind::Exited { exit, next } => Some((exit, next)),
-        _ => None,
-    })
-}
-
-#[track_caller]
 fn rejection(story: &mut Story) -> HandshakeError {
     story.find(|event| match event.kind {
         EventKind::Warning(warning) => match *warning {
@@ -124,7 +115,7 @@ fn p01_attached_process_calls_and_is_called_until_it_exits() {
 
     let stopped = worker.stop();
     assert_eq!(process.wait_timeout(DEADLINE).unwrap().and_then(Exit::code), Some(0), "`shutdown` ends it");
-    let (exit, next) = exited(&mut story);
+    let (exit, next) = story.end();
     assert_status(&exit, ExitStatus::Code(0));
     assert_eq!(next, AfterExit::Finished);
     assert!(exit.usage.is_none());
@@ -152,7 +143,7 @@ fn p01_attached_process_that_is_killed_by_another_is_reported() {
     let call = attachment.worker().start_call("wait", &["for ever"]).unwrap();
     process.kill().unwrap();
     process.wait_timeout(DEADLINE).unwrap().expect("ends");
-    let (exit, next) = exited(&mut story);
+    let (exit, next) = story.end();
     assert_status(&exit, ExitStatus::Signal { signal: libc::SIGKILL, core_dumped: false });
     assert_eq!(next, AfterExit::Finished);
     let error = call.wait::<String>(DEADLINE).unwrap_err();
@@ -166,7 +157,7 @@ fn p15_attached_process_that_is_not_reaped_ends_with_an_unknown_status() {
     let process = start(&attachment, "serve");
     connected(&mut story);
     process.kill().unwrap();
-    assert_eq!(exited(&mut story).0.status, ExitStatus::Unknown);
+    assert_eq!(story.end().0.status, ExitStatus::Unknown);
 }
 
 #[test]
@@ -178,7 +169,7 @@ fn p01_status_of_an_attached_process_is_known_where_the_kernel_records_it() {
         connected(&mut story);
         attachment.worker().stop();
         process.wait_timeout(DEADLINE).unwrap().expect("ends");
-        exited(&mut story).0.status
+        story.end().0.status
     };
     let statuses: Vec<_> = (0..3).map(|_| status()).collect();
     let knows = statuses.contains(&ExitStatus::Code(0));
@@ -198,7 +189,7 @@ fn attached_process_may_close_its_connection_and_continue() {
     assert_eq!(why, DisconnectReason::Closed);
     drop(process.take_stdin());
     process.wait_timeout(DEADLINE).unwrap().expect("ends");
-    assert_status(&exited(&mut story).0, ExitStatus::Code(0));
+    assert_status(&story.end().0, ExitStatus::Code(0));
 }
 
 #[test]
@@ -211,7 +202,7 @@ fn p08_attached_process_that_does_not_stop_is_detached() {
         let worker = attachment.into_worker();
         let began = Instant::now();
         let stopped = if kills_later { worker.stop_timeout(Duration::ZERO) } else { worker.stop() };
-        let (exit, next) = exited(&mut story);
+        let (exit, next) = story.end();
         assert_eq!((exit.status, next), (ExitStatus::Detached, AfterExit::Finished));
         assert_eq!(exit.to_string(), "still there: detached");
         let took = began.elapsed();
@@ -266,7 +257,7 @@ fn p10_signals_by_the_handle_reach_the_process_alone() {
     connected(&mut story);
     attachment.worker().signal_group(libc::SIGTERM).unwrap();
     assert_eq!(process.wait_timeout(DEADLINE).unwrap().and_then(Exit::signal), Some(libc::SIGTERM));
-    exited(&mut story);
+    story.end();
     let error = attachment.worker().signal(libc::SIGTERM).unwrap_err();
     assert_eq!(error.raw_os_error(), Some(libc::ESRCH));
 }
@@ -319,7 +310,7 @@ fn p13_attached_worker_is_not_restarted() {
     assert_eq!(attachment.worker().call::<_, i64>("add", &[1], DEADLINE).unwrap(), 1, "it was not stopped either");
     process.kill().unwrap();
     process.wait_timeout(DEADLINE).unwrap();
-    assert_eq!(exited(&mut story).1, AfterExit::Finished);
+    assert_eq!(story.end().1, AfterExit::Finished);
     assert!(story.rest().is_empty());
 }
 

@@ -99,7 +99,7 @@ fn command_that_exceeds_its_timeout_is_stopped() {
     let directory = tempfile::tempdir().unwrap();
     let slow = compiler(directory.path(), "slow", "case $* in *a.c*) exec sleep 1000;; esac");
     let database = database(directory.path(), &[("a.c", ""), ("b.c", "")], &slow);
-    let run = run(&fanout().arg(database).args(["-k", "--timeout", "300ms"]));
+    let run = run(&fanout().arg(database).args(["-k", "--timeout", "2s"]));
     assert_eq!(run.exit.code(), Some(1), "{}", run.stdout);
     let expected = format!("error: a.c: {slow}: killed by signal 15 (SIGTERM), stopped at its time limit\n");
     assert!(run.stdout.contains(&expected), "{}", run.stdout);
@@ -142,7 +142,7 @@ fn longest_command_of_the_last_run_starts_first() {
     let tool = compiler(directory.path(), "tool", script);
     let files = [("a.c", "int a; /* the largest file */"), ("b.c", ""), ("c.c", "")];
     let database = database(directory.path(), &files, &tool);
-    let spec = || fanout().arg(&database).current_dir(directory.path()).args(["-j1", "-k", "--timeout", "0.4"]);
+    let spec = || fanout().arg(&database).current_dir(directory.path()).args(["-j1", "-k", "--timeout", "2"]);
     let order = || {
         assert_eq!(run(&spec()).exit.code(), Some(1));
         let text = fs::read_to_string(directory.path().join("log")).unwrap();

@@ -72,7 +72,7 @@ fn fanout_alone_uses_all_tokens_and_a_limit_of_its_own() {
         let path = directory.path();
         // Ends when as many run at once as there are tokens.
         let script = format!(
-            "cd \"$(dirname \"$0\")\" || exit 1\necho + >>log\nuntil [ \"$(wc -l <log)\" -ge {tokens} ]; do :; done\necho - >>log"
+            "cd \"$(dirname \"$0\")\" || exit 1\necho + >>log\nuntil [ \"$(wc -l <log)\" -ge {tokens} ]; do sleep 0.01; done\necho - >>log"
         );
         let together = compiler(path, "together", &script);
         database(path, "a", 6, &together);
@@ -89,13 +89,13 @@ fn tokens_of_a_killed_fanout_come_back() {
     let path = directory.path();
     // Those of `a` send the pid of their fanout and never end. Those of `b` end when three of them run at once.
     let never = "cd \"$(dirname \"$0\")\" || exit 1\necho $PPID >>pids\nmkfifo wait$$\nread -r line <wait$$";
-    let together = "cd \"$(dirname \"$0\")\" || exit 1\nuntil [ \"$(wc -l <pids)\" -ge 2 ]; do :; done\n\
-                    echo + >>log\nuntil [ \"$(wc -l <log)\" -ge 3 ]; do :; done\necho - >>log";
+    let together = "cd \"$(dirname \"$0\")\" || exit 1\nuntil [ \"$(wc -l <pids)\" -ge 2 ]; do sleep 0.01; done\n\
+                    echo + >>log\nuntil [ \"$(wc -l <log)\" -ge 3 ]; do sleep 0.01; done\necho - >>log";
     database(path, "a", 3, &compiler(path, "never", never));
     database(path, "b", 6, &compiler(path, "together", together));
     write(path, "pids", "");
     // `b` begins when `a` has all tokens but its own.
-    let wait = "until [ \"$(wc -l <pids)\" -ge 2 ]; do :; done; ";
+    let wait = "until [ \"$(wc -l <pids)\" -ge 2 ]; do sleep 0.01; done; ";
     let lines = format!(
         "all: a-all b-all\na-all:\n    -+FANOUT a/compile_commands.json\nb-all:\n    +{wait}exec FANOUT b/compile_commands.json\n"
     )
@@ -122,7 +122,7 @@ fn make_as_a_rule_runs_as_many_jobs_as_fanout() {
     let path = directory.path();
     let database = database(path, "a", 2, "cc");
     // Each of the jobs ends when three of them run at once.
-    let job = "echo + >>log; until [ $$(wc -l <log) -ge 3 ]; do :; done; echo - >>log";
+    let job = "echo + >>log; until [ $$(wc -l <log) -ge 3 ]; do sleep 0.01; done; echo - >>log";
     write(path, "sub.mk", &format!("all: 1 2 3 4 5 6\n1 2 3 4 5 6:\n\t@{job}\n"));
     let spec = super::fanout().arg(database).args(["-j3", "--timeout", "60", "--then", "make -f sub.mk all"]);
     let run = super::run(&spec.current_dir(path));

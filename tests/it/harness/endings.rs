@@ -14,8 +14,7 @@ fn each_ending_is_reported() {
         ("ignored", "exit 1"),
     ];
     let program = program(directory.path(), "tests", &tests);
-    let spec =
-        harness().args(["--no-fail-fast", "--retries", "1", "--slow-timeout", "200ms", "--terminate-after", "2"]);
+    let spec = harness().args(["--no-fail-fast", "--retries", "1", "--slow-timeout", "1s", "--terminate-after", "2"]);
     let run = run(&spec.arg(&program));
     assert_eq!(run.code, Some(100), "{}", run.stderr);
     let first = run.stderr.lines().nth(1).unwrap();
@@ -131,7 +130,7 @@ fn tap_program_is_one_test() {
 #[test]
 fn slow_test_passes_with_warnings() {
     let directory = tempfile::tempdir().unwrap();
-    let program = program(directory.path(), "tests", &[("slow", "sleep 0.25")]);
+    let program = program(directory.path(), "tests", &[("slow", "sleep 1")]);
     let run = run(&harness().args(["--slow-timeout", "100ms"]).arg(&program));
     assert_eq!(run.code, Some(0), "{}", run.stderr);
     assert!(run.summary().starts_with("1 test run: 1 passed (1 slow)\n"), "{}", run.stderr);

@@ -23,7 +23,7 @@ fn results(directory: &Path) -> PathBuf {
     let program = program(directory, "tests", &tests);
     let file = directory.join("reports/junit.xml");
     let spec =
-        harness().args(["-j1", "--no-fail-fast", "--retries", "1", "--slow-timeout", "50ms", "--terminate-after", "1"]);
+        harness().args(["-j1", "--no-fail-fast", "--retries", "1", "--slow-timeout", "1s", "--terminate-after", "1"]);
     let run = run(&spec.arg("--junit").arg(&file).arg(&program));
     assert_eq!(run.code, Some(100), "{}", run.stderr);
     file

@@ -8,7 +8,7 @@ mod functions;
 mod sizes;
 mod tasks;
 
-use crate::support::{DEADLINE, FIXTURE};
+use crate::support::{DEADLINE, FIXTURE, becomes_true};
 use pipewright::{
     OutputMode, Supervisor, WorkerSpec,
     pool::{Pool, PoolBuilder, Task, TaskError},
@@ -35,15 +35,14 @@ fn result(task: Task<Value>) -> Result<Value, TaskError> {
 /// Waits until the condition holds, for states that nothing reports.
 #[track_caller]
 fn until<T: Debug>(state: impl Fn() -> T, condition: impl Fn(&T) -> bool) -> T {
-    let started = std::time::Instant::now();
-    loop {
-        let seen = state();
-        if condition(&seen) {
-            return seen;
-        }
-        assert!(started.elapsed() < DEADLINE, "{seen:?}");
-        std::thread::yield_now();
-    }
+    let mut last = None;
+    let holds = becomes_true(|| {
+        let seen = last.insert(state());
+        condition(seen)
+    });
+    let seen = last.unwrap();
+    assert!(holds, "{seen:?}");
+    seen
 }
 
 fn square(n: u64) -> Request {
